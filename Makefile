@@ -1,0 +1,66 @@
+# Everything a newcomer, a developer and CI need. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Another package index for torch's CPU build, e.g. make setup TORCH_INDEX=https://…/whl/cpu
+TORCH_INDEX ?=
+TORCH := torch==2.13.0
+# How many histories the twin test plays: make twin N=10000
+N ?= 10000
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup setup-dev demo serve test check format twin bench lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.base: requirements.lock pyproject.toml
+	@echo "==> Making $(VENV) and installing what Lethe needs (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --progress-bar on $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/pip install --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base requirements-dev.lock
+	@echo "==> Installing what tests and checks need"
+	$(BIN)/pip install --no-deps --require-hashes -r requirements-dev.lock
+	@touch $@
+
+setup: $(VENV)/.base ## Make .venv with .venv/bin/lethe
+
+setup-dev: $(VENV)/.dev
+
+demo: setup ## Run the whole story on the example documents
+	$(BIN)/python examples/demo.py
+
+serve: setup ## Serve on http://127.0.0.1:8700
+	$(BIN)/lethe serve
+
+check: setup-dev ## ruff, mypy (strict), import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## Lint, type-check, and pass all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+format: setup-dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+twin: setup-dev ## Play N random histories against their twins
+	LETHE_TWIN_HISTORIES=$(N) $(BIN)/python -m pytest tests/properties/test_twin.py
+
+bench: setup-dev ## Measure; writes bench/results/main.json
+	$(BIN)/python -m bench.main
+
+lock: setup-dev ## Pin every dependency anew, with hashes
+	$(BIN)/pip install pip-tools
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --allow-unsafe -o requirements.lock requirements.in
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --allow-unsafe -o requirements-dev.lock requirements-dev.in
+
+clean: ## Remove what was made, but not data or models
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,1 @@
+"""HTTP, the command line, the Python client."""

@@ -1,0 +1,61 @@
+"""The HTTP door: the application with all its routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+
+from api import answer, documents, forget, jobs, memories, openapi, operations, problems, recall
+from api.logs import RequestLog
+
+if TYPE_CHECKING:
+    from service.lethe import Lethe
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+FENCED_THREADS = 64
+POLLING_THREADS = 8
+
+
+def create_app(lethe: Lethe, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+    """Return the application over a facade, which it starts and stops with itself."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await anyio.to_thread.run_sync(lethe.start)
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(lethe.stop)
+
+    app = FastAPI(
+        title="Lethe",
+        version=_version(),
+        description="Memory for agents: remembers, answers with citations, forgets provably.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.lethe = lethe
+    app.state.max_body_bytes = max_body_bytes
+    app.state.fenced_threads = CapacityLimiter(FENCED_THREADS)
+    app.state.polling_threads = CapacityLimiter(POLLING_THREADS)
+    problems.install(app)
+    for feature in (documents, memories, recall, answer, forget, jobs, operations):
+        app.include_router(feature.router)
+    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
+    app.add_middleware(RequestLog)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("lethe")
+    except PackageNotFoundError:
+        return "0"

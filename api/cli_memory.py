@@ -1,0 +1,248 @@
+"""Commands that use the memory: ``ingest``, ``ask``, ``recall`` and ``forget``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from api.terminal import SERVICE_URL, Data, Key, Url, connect, errors, output, plain, progress_bar
+from memory.errors import InvalidInputError, LetheError, UnavailableError
+
+if TYPE_CHECKING:
+    from api.client import LetheClient, ScopeFields
+    from api.ingesting import Candidate
+    from api.replies import CitationReply, ForgetReply, SpanReply
+
+INGEST_WAIT_SECONDS = 3600
+FORGET_WAIT_SECONDS = 300
+
+
+def ingest(
+    paths: Annotated[list[Path] | None, typer.Argument(exists=True, help="files and folders")] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help='JSON: [{"path", "title", "subjects", ...}]'),
+    ] = None,
+    subject: Annotated[list[str] | None, typer.Option(help="who or what it is about (repeatable)")] = None,
+    user: Annotated[str | None, typer.Option(help="whose it is")] = None,
+    url: Url = SERVICE_URL,
+    key: Key = None,
+    data: Data = None,
+) -> None:
+    """Remember files, and what is in folders; what is unchanged costs nothing."""
+    from api.ingesting import find_files, read_manifest
+
+    candidates = find_files(paths or [])
+    if manifest is not None:
+        candidates += read_manifest(manifest)
+    if not candidates:
+        raise InvalidInputError("there is nothing to ingest that Lethe reads")
+    with connect(url, key, data) as client:
+        outcomes, failures = _ingest(client, candidates, subject or [], user)
+    table = Table("outcome", "files")
+    for outcome, count in sorted(outcomes.items()):
+        table.add_row(outcome, str(count))
+    output().print(table)
+    for name, reason in failures:
+        errors().print(Text(plain(f"{name}: {reason}"), style="red"), soft_wrap=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _ingest(
+    client: LetheClient, candidates: list[Candidate], subjects: list[str], user: str | None
+) -> tuple[Counter[str], list[tuple[str, str]]]:
+    outcomes: Counter[str] = Counter()
+    failures: list[tuple[str, str]] = []
+    jobs: list[tuple[Candidate, str, str]] = []
+    known = {document["external_id"]: document["version"] for document in client.iter_documents()}
+    with progress_bar() as bar:
+        sending = bar.add_task("sending", total=len(candidates))
+        for candidate in candidates:
+            fields = candidate.attributes.copy()
+            fields["external_id"] = candidate.external_id
+            if subjects:
+                fields["subjects"] = [*fields.get("subjects", []), *subjects]
+            if user is not None:
+                fields["user_id"] = user
+            try:
+                reply = client.remember_document(candidate.path, **fields)
+            except UnavailableError:
+                raise
+            except (LetheError, OSError) as error:
+                failures.append((candidate.external_id, str(error)))
+            else:
+                before = known.get(candidate.external_id)
+                outcome = "new" if before is None else "updated"
+                if reply["version"] == before:
+                    outcome = "unchanged"
+                jobs.append((candidate, outcome, reply["job"]["id"]))
+            bar.advance(sending)
+        indexing = bar.add_task("indexing", total=len(jobs))
+        for candidate, outcome, job_id in jobs:
+            job = client.wait_job(job_id, timeout_seconds=INGEST_WAIT_SECONDS)
+            if job["status"] == "done":
+                outcomes[outcome] += 1
+            else:
+                problem = job.get("error", {})
+                reason = str(problem.get("detail") or problem.get("title") or f"its job is {job['status']}")
+                failures.append((candidate.external_id, reason))
+            bar.advance(indexing)
+    if failures:
+        outcomes["failed"] = len(failures)
+    return outcomes, failures
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="what you want to know")],
+    limit: Annotated[int, typer.Option(min=1, max=64, help="passages to read")] = 8,
+    filter: Annotated[str | None, typer.Option(help="a filter as JSON")] = None,
+    url: Url = SERVICE_URL,
+    key: Key = None,
+    data: Data = None,
+) -> None:
+    """Answer a question from what is remembered, with citations."""
+    console = output()
+    shown: list[CitationReply] = []
+    told = False
+    with connect(url, key, data) as client:
+        for step in client.iter_answer(question, limit=limit, filter=_json_object(filter)):
+            if step[0] == "claim":
+                marks = _marks(shown, step[1]["citations"])
+                console.print(Text(plain(step[1]["text"])).append(f" {marks}", style="cyan"), soft_wrap=True)
+                told = True
+            elif step[1]["abstained"]:
+                console.print("Nothing that is remembered answers this.", style="yellow")
+            elif not told:
+                marks = _marks(shown, step[1]["citations"])
+                console.print(Text(plain(step[1]["answer"] or "")).append(f" {marks}", style="cyan"))
+    for number, citation in enumerate(shown, start=1):
+        place = place_of(citation["external_id"] or citation["source_id"], citation["span"])
+        line = Text(f"[{number}] ", style="cyan").append(plain(place), style="dim")
+        console.print(line.append(plain(f'  "{citation["quote"]}"'), style="not dim"), soft_wrap=True)
+
+
+def _marks(shown: list[CitationReply], citations: list[CitationReply]) -> str:
+    """Return the numbers of citations, giving new ones the next numbers."""
+    for citation in citations:
+        if citation not in shown:
+            shown.append(citation)
+    return "".join(f"[{shown.index(citation) + 1}]" for citation in citations)
+
+
+def place_of(name: str, span: SpanReply) -> str:
+    """Return where a span stands, in words."""
+    parts = [name]
+    if "page" in span:
+        parts.append(f"page {span['page']}")
+    if "heading" in span:
+        parts.append(span["heading"])
+    if "messages" in span:
+        parts.append("messages " + ", ".join(span["messages"]))
+    parts.append(f"characters {span['start']}-{span['end']}")
+    return ", ".join(parts)
+
+
+def recall(
+    query: Annotated[str, typer.Argument(help="what to look for")],
+    limit: Annotated[int, typer.Option(min=1, max=200, help="how many passages")] = 10,
+    filter: Annotated[str | None, typer.Option(help="a filter as JSON")] = None,
+    url: Url = SERVICE_URL,
+    key: Key = None,
+    data: Data = None,
+) -> None:
+    """Find passages."""
+    console = output()
+    with connect(url, key, data) as client:
+        hits = client.recall(query, limit=limit, filter=_json_object(filter))["hits"]
+    if not hits:
+        console.print("Nothing was found.", style="yellow")
+    for number, hit in enumerate(hits, start=1):
+        place = place_of(hit["external_id"] or hit["title"] or hit["source_id"], hit["span"])
+        console.print(
+            Text(f"{number}. ", style="cyan")
+            .append(plain(place), style="bold")
+            .append(f"  {hit['score']:.4f}", style="dim"),
+            soft_wrap=True,
+        )
+        console.print(Text(plain(hit["text"])), soft_wrap=True)
+
+
+def forget(
+    id: Annotated[list[str] | None, typer.Option(help="id of a document or memory (repeatable)")] = None,
+    external_id: Annotated[list[str] | None, typer.Option(help="your own id of it (repeatable)")] = None,
+    subject: Annotated[list[str] | None, typer.Option(help="who or what it is about (repeatable)")] = None,
+    user: Annotated[str | None, typer.Option(help="whose it is")] = None,
+    filter: Annotated[str | None, typer.Option(help="a filter as JSON")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="from this time on (RFC 3339)")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="up to this time (RFC 3339)")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="only count")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    certificate: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="write the certificate to this file")
+    ] = None,
+    url: Url = SERVICE_URL,
+    key: Key = None,
+    data: Data = None,
+) -> None:
+    """Forget all that fits every condition given, and prove it."""
+    times = {name: value for name, value in (("from", start), ("to", end)) if value is not None}
+    conditions: dict[str, Any] = {
+        "ids": id,
+        "external_ids": external_id,
+        "subjects": subject,
+        "user_id": user,
+        "filter": _json_object(filter),
+        "time_range": times,
+    }
+    scope: ScopeFields = {name: value for name, value in conditions.items() if value}  # type: ignore[assignment]
+    if not scope:
+        raise InvalidInputError(
+            "say what to forget: --subject, --id, --external-id, --user, --filter, --from or --to"
+        )
+    with connect(url, key, data) as client:
+        counted = client.forget(scope, preview=True)
+        _print_counts("would be forgotten", counted["counts"])
+        if preview:
+            return
+        if not yes and not typer.confirm("Forget it for good?"):
+            raise typer.Exit(1)
+        with errors().status("forgetting"):
+            done = client.forget(scope, wait=FORGET_WAIT_SECONDS)
+        _tell(client, done, certificate)
+
+
+def _tell(client: LetheClient, done: ForgetReply, certificate: Path | None) -> None:
+    output().print(f"forget {done['id']}: {done['state']}")
+    if done["state"] != "certified":
+        errors().print("It is fenced: nothing of it is shown any more; erasing is not done yet.")
+        raise typer.Exit(1)
+    if certificate is not None:
+        document = client.get_certificate(done["id"])
+        certificate.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        output().print(f"certificate written to {certificate}; check it with: lethe verify {certificate}")
+
+
+def _print_counts(title: str, counts: dict[str, int]) -> None:
+    table = Table(title, "count")
+    for name, count in counts.items():
+        table.add_row(Text(plain(name)), str(count))
+    output().print(table)
+
+
+def _json_object(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidInputError(f"not JSON: {error}", where="--filter") from error
+    if not isinstance(value, dict):
+        raise InvalidInputError("expected a JSON object", where="--filter")
+    return value

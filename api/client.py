@@ -1,0 +1,438 @@
+"""A client of the service, for programs and for the command line.
+
+Errors are the service's own families, read back from its problem JSON. Requests that change nothing
+are tried again while the service cannot be reached; others never are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Unpack, cast
+
+import httpx2
+import orjson
+
+from api.replies import (
+    AnswerReply,
+    ClaimEvent,
+    ForgetReply,
+    JobPage,
+    JobReply,
+    RecallReply,
+    RememberedReply,
+    SourcePage,
+    SourceReply,
+    rfc3339,
+)
+from memory.errors import (
+    ConflictError,
+    CorruptionError,
+    ForbiddenError,
+    ForgottenError,
+    InvalidInputError,
+    LetheError,
+    NotFoundError,
+    UnavailableError,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8700"
+ATTEMPTS = 3
+FIRST_PAUSE_SECONDS = 0.2
+POLL_SECONDS = 0.1
+WAIT_MARGIN_SECONDS = 30
+FINISHED_JOBS = frozenset({"done", "failed", "cancelled"})
+
+Result = TypeVar("Result")
+
+
+class AttributeFields(TypedDict, total=False):
+    """What may be said about a document or memory, beside its content."""
+
+    title: str | None
+    external_id: str | None
+    subjects: Sequence[str]
+    metadata: Mapping[str, Any]
+    user_id: str | None
+    agent_id: str | None
+    run_id: str | None
+    occurred_at: datetime | str | None
+
+
+class MessageFields(TypedDict):
+    """One message of a chat."""
+
+    role: str
+    content: str
+    id: NotRequired[str]
+    name: NotRequired[str]
+    at: NotRequired[datetime | str]
+
+
+class DocumentFields(AttributeFields):
+    """One document of a batch."""
+
+    text: str
+
+
+TimeRangeFields = TypedDict("TimeRangeFields", {"from": datetime | str, "to": datetime | str}, total=False)
+"""A range of times, either end of which may be left out."""
+
+
+class ScopeFields(TypedDict, total=False):
+    """What to forget; every condition given must hold."""
+
+    ids: Sequence[str]
+    external_ids: Sequence[str]
+    subjects: Sequence[str]
+    filter: Mapping[str, Any]
+    time_range: TimeRangeFields
+    user_id: str
+
+
+class LetheClient:
+    """Talks to one service with one key. Safe to share between threads; close it when done."""
+
+    def __init__(
+        self, base_url: str = DEFAULT_URL, key: str | None = None, *, timeout_seconds: float = 120
+    ) -> None:
+        self._url = base_url.rstrip("/")
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx2.Client(
+            base_url=self._url,
+            headers={} if key is None else {"authorization": f"Bearer {key}"},
+            timeout=timeout_seconds,
+            trust_env=httpx2.URL(self._url).host not in {"127.0.0.1", "::1", "localhost"},
+        )
+
+    def __enter__(self) -> LetheClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def remember_document(
+        self,
+        content: str | Path,
+        *,
+        media_type: str | None = None,
+        wait: int | None = None,
+        **attributes: Unpack[AttributeFields],
+    ) -> RememberedReply:
+        """Remember a document: a text, or the file at a path (of ``media_type``, else by its name)."""
+        body = _document_body(content, media_type, attributes)
+        return cast(RememberedReply, self._send("POST", "/v1/documents", wait=wait, **body))
+
+    def remember_documents(
+        self, documents: Sequence[DocumentFields], *, wait: int | None = None
+    ) -> list[RememberedReply]:
+        """Remember many texts at once; the replies stand in the same order."""
+        content = _json([dict(document) for document in documents])
+        return cast(list[RememberedReply], self._send("POST", "/v1/documents/batch", wait=wait, **content))
+
+    def remember_text(
+        self, text: str, *, wait: int | None = None, **attributes: Unpack[AttributeFields]
+    ) -> RememberedReply:
+        """Remember a short text as a memory."""
+        body = _json({"text": text, **attributes})
+        return cast(RememberedReply, self._send("POST", "/v1/memories", wait=wait, **body))
+
+    def remember_messages(
+        self,
+        messages: Sequence[MessageFields],
+        *,
+        wait: int | None = None,
+        **attributes: Unpack[AttributeFields],
+    ) -> RememberedReply:
+        """Remember the messages of a chat."""
+        body = _json({"messages": [dict(message) for message in messages], **attributes})
+        return cast(RememberedReply, self._send("POST", "/v1/memories", wait=wait, **body))
+
+    def update_document(
+        self,
+        source_id: str,
+        content: str | Path,
+        *,
+        media_type: str | None = None,
+        wait: int | None = None,
+        **attributes: Unpack[AttributeFields],
+    ) -> RememberedReply:
+        """Remember a new version of a document."""
+        body = _document_body(content, media_type, attributes)
+        return cast(RememberedReply, self._send("PUT", f"/v1/documents/{source_id}", wait=wait, **body))
+
+    def get_document(self, source_id: str, *, as_of: datetime | str | None = None) -> SourceReply:
+        """Return a document with its extracted text."""
+        found = self._get(f"/v1/documents/{source_id}", as_of=as_of)
+        return cast(SourceReply, found)
+
+    def iter_documents(self, *, page_size: int = 200) -> Iterator[SourceReply]:
+        """Yield every document in its newest version, fetching pages as needed."""
+        return self._iter_sources("/v1/documents", None, page_size)
+
+    def list_documents(self) -> list[SourceReply]:
+        """Return every document in its newest version."""
+        return list(self.iter_documents())
+
+    def list_memories(self, *, user_id: str | None = None) -> list[SourceReply]:
+        """Return every memory, of one user where asked."""
+        return list(self._iter_sources("/v1/memories", user_id, 200))
+
+    def recall(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        filter: Mapping[str, Any] | None = None,
+        as_of: datetime | str | None = None,
+    ) -> RecallReply:
+        """Find the passages that a query is about."""
+        body = _json({"query": query, "limit": limit, "filter": filter, "as_of": as_of})
+        return cast(RecallReply, self._send("POST", "/v1/recall", idempotent=True, **body))
+
+    def answer(
+        self,
+        query: str,
+        *,
+        limit: int = 8,
+        filter: Mapping[str, Any] | None = None,
+        as_of: datetime | str | None = None,
+    ) -> AnswerReply:
+        """Answer a question with citations, or abstain."""
+        body = _json({"query": query, "limit": limit, "filter": filter, "as_of": as_of})
+        return cast(AnswerReply, self._send("POST", "/v1/answer", idempotent=True, **body))
+
+    def iter_answer(
+        self,
+        query: str,
+        *,
+        limit: int = 8,
+        filter: Mapping[str, Any] | None = None,
+        as_of: datetime | str | None = None,
+    ) -> Iterator[tuple[Literal["claim"], ClaimEvent] | tuple[Literal["done"], AnswerReply]]:
+        """Yield each checked sentence as ``("claim", …)`` when it is ready, at last ``("done", …)``."""
+        asked = {"query": query, "limit": limit, "filter": filter, "as_of": as_of, "stream": True}
+        with (
+            self._reaching(),
+            self._http.stream("POST", "/v1/answer", **_json(asked)) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise _error_of(response)
+            for event in httpx2.EventSource(response, max_event_size=None):
+                data = orjson.loads(event.data)
+                if event.event == "error":
+                    raise _error_from(data, int(data["status"]))
+                if event.event == "claim":
+                    yield "claim", data
+                else:
+                    yield "done", data
+                    return
+        raise UnavailableError(f"the service at {self._url} broke the answer off")
+
+    def forget(self, scope: ScopeFields, *, preview: bool = False, wait: int | None = None) -> ForgetReply:
+        """Forget all that a scope selects; with ``preview`` only count it."""
+        body = _json({"scope": dict(scope), "mode": "preview" if preview else "execute"})
+        return cast(ForgetReply, self._send("POST", "/v1/forget", wait=wait, **body))
+
+    def forget_document(self, source_id: str, *, wait: int | None = None) -> ForgetReply:
+        """Forget one document with all its versions."""
+        return cast(ForgetReply, self._send("DELETE", f"/v1/documents/{source_id}", wait=wait))
+
+    def get_forget(self, forget_id: str) -> ForgetReply:
+        """Return how far a forget request is."""
+        return cast(ForgetReply, self._get(f"/v1/forget/{forget_id}"))
+
+    def get_certificate(self, forget_id: str) -> dict[str, Any]:
+        """Return the signed certificate; ``NotFoundError`` until there is one."""
+        return cast(dict[str, Any], self._get(f"/v1/forget/{forget_id}/certificate"))
+
+    def get_job(self, job_id: str) -> JobReply:
+        """Return a job as it is now."""
+        return cast(JobReply, self._get(f"/v1/jobs/{job_id}"))
+
+    def wait_job(
+        self,
+        job_id: str,
+        *,
+        timeout_seconds: float,
+        progress: Callable[[JobReply], None] | None = None,
+    ) -> JobReply:
+        """Return a job once it has ended, or its latest state when time is up."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            job = self.get_job(job_id)
+            if progress is not None:
+                progress(job)
+            if job["status"] in FINISHED_JOBS or time.monotonic() >= deadline:
+                return job
+            time.sleep(POLL_SECONDS)
+
+    def list_jobs(self, *, limit: int = 50) -> list[JobReply]:
+        """Return the first page of jobs."""
+        return cast(JobPage, self._get("/v1/jobs", limit=limit))["items"]
+
+    def stats(self) -> dict[str, Any]:
+        """Return counts of what is remembered."""
+        return cast(dict[str, Any], self._get("/v1/stats"))
+
+    def rebuild(self) -> JobReply:
+        """Have everything folded again from the journal; returns the job."""
+        return cast(JobReply, self._send("POST", "/v1/rebuild"))
+
+    def is_ready(self) -> bool:
+        """Say whether the service serves requests; never raises because it does not."""
+        try:
+            return self._http.get("/readyz").is_success
+        except httpx2.TransportError:
+            return False
+
+    def _iter_sources(self, path: str, user_id: str | None, page_size: int) -> Iterator[SourceReply]:
+        cursor: str | None = None
+        while True:
+            page = cast(SourcePage, self._get(path, limit=page_size, cursor=cursor, user_id=user_id))
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def _get(self, path: str, **parameters: object) -> Any:
+        given = {name: _text(value) for name, value in parameters.items() if value is not None}
+        return self._send("GET", path, idempotent=True, params=given)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        wait: int | None = None,
+        idempotent: bool = False,
+        headers: Mapping[str, str] | None = None,
+        **request: Any,
+    ) -> Any:
+        sent = dict(headers or {})
+        timeout = self._timeout_seconds
+        if wait is not None:
+            sent["prefer"] = f"wait={wait}"
+            timeout = max(timeout, wait + WAIT_MARGIN_SECONDS)
+
+        def send() -> Any:
+            with self._reaching():
+                response = self._http.request(method, path, headers=sent, timeout=timeout, **request)
+            if response.is_error:
+                raise _error_of(response)
+            return orjson.loads(response.content)
+
+        return _retrying(send) if idempotent else send()
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Turn failures to reach the service into ``UnavailableError``."""
+        try:
+            yield
+        except httpx2.ConnectError as error:
+            raise UnavailableError(
+                f"nothing answers at {self._url}; start the service with: lethe serve"
+            ) from error
+        except httpx2.TimeoutException as error:
+            raise UnavailableError(f"the service at {self._url} did not reply in time") from error
+        except httpx2.TransportError as error:
+            raise UnavailableError(f"the connection to {self._url} broke: {error}") from error
+
+
+def _retrying(send: Callable[[], Result]) -> Result:
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return send()
+        except UnavailableError:
+            time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
+    return send()
+
+
+def _json(value: object) -> dict[str, Any]:
+    """Return a JSON body for a request; fields of it that are None are left out."""
+    if isinstance(value, dict):
+        value = {name: field for name, field in value.items() if field is not None}
+    return {"content": orjson.dumps(_plain(value)), "headers": {"content-type": "application/json"}}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return _moment(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _moment(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise InvalidInputError("a time needs its time zone", where=value.isoformat())
+    return rfc3339(value)
+
+
+def _text(value: object) -> str:
+    return _moment(value) if isinstance(value, datetime) else str(value)
+
+
+def _document_body(
+    content: str | Path, media_type: str | None, attributes: AttributeFields
+) -> dict[str, Any]:
+    if isinstance(content, str):
+        return _json({"text": content, **attributes})
+    fields = {
+        name: _text(value) if isinstance(value, str | datetime) else orjson.dumps(_plain(value)).decode()
+        for name, value in attributes.items()
+        if value is not None
+    }
+    media = media_type or "application/octet-stream"
+    return {"files": {"file": (content.name, content.read_bytes(), media)}, "data": fields}
+
+
+def _error_of(response: httpx2.Response) -> LetheError:
+    try:
+        problem = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"detail": f"{response.request.url} replied {response.status_code}"}
+    return _error_from(problem, response.status_code)
+
+
+def _error_from(problem: Mapping[str, Any], status: int) -> LetheError:
+    """Return the error that a problem was made from."""
+    detail = str(problem.get("detail", problem.get("title", status)))
+    if status == 404:
+        return NotFoundError(str(problem.get("kind", "such thing")), str(problem.get("name", detail)))
+    if status == 410:
+        return ForgottenError(str(problem.get("name", "it")))
+    if status in {400, 405, 413, 415, 422}:
+        return _invalid(problem, detail)
+    families: dict[int, type[LetheError]] = {
+        401: ForbiddenError,
+        403: ForbiddenError,
+        409: ConflictError,
+        503: UnavailableError,
+    }
+    return families.get(status, CorruptionError)(detail)
+
+
+def _invalid(problem: Mapping[str, Any], detail: str) -> InvalidInputError:
+    errors = problem.get("errors")
+    if errors:
+        return InvalidInputError("; ".join(f"{error['pointer']}: {error['detail']}" for error in errors))
+    where = problem.get("where")
+    if isinstance(where, str):
+        return InvalidInputError(detail.removeprefix(f"{where}: "), where=where)
+    return InvalidInputError(detail)

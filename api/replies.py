@@ -1,0 +1,305 @@
+"""What the service says back: the shapes of its JSON, and the use cases' values put into them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from service.views import (
+    AnswerCitation,
+    AnswerClaim,
+    Answered,
+    ForgetView,
+    JobView,
+    Page,
+    Recalled,
+    Remembered,
+    SourceView,
+    Span,
+)
+
+
+class ProblemReply(TypedDict):
+    """An error, as RFC 9457 has it; ``errors`` names each field of the request that is wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: NotRequired[list[dict[str, str]]]
+
+
+class JobReply(TypedDict):
+    """A job and how far it is, 0 to 1; ``error`` is a problem when it failed."""
+
+    id: str
+    kind: str
+    status: str
+    progress: float
+    error: NotRequired[dict[str, Any]]
+
+
+class JobStub(TypedDict):
+    """A job in short."""
+
+    id: str
+    status: str
+
+
+class RememberedReply(TypedDict):
+    """One acknowledged document or memory; ``passages`` once they are counted."""
+
+    id: str
+    version: int
+    passages: NotRequired[int]
+    job: JobStub
+
+
+class SourceReply(TypedDict):
+    """A document or memory in its newest version (or the one ``as_of`` asked for)."""
+
+    id: str
+    external_id: str | None
+    version: int
+    title: str | None
+    subjects: list[str]
+    metadata: dict[str, Any]
+    user_id: str | None
+    agent_id: str | None
+    run_id: str | None
+    occurred_at: str | None
+    recorded_at: str
+    passages: int | None
+    text: NotRequired[str]
+
+
+class SourcePage(TypedDict):
+    """One page of a listing; ``next_cursor`` is null on the last."""
+
+    items: list[SourceReply]
+    next_cursor: str | None
+
+
+class JobPage(TypedDict):
+    """One page of a listing; ``next_cursor`` is null on the last."""
+
+    items: list[JobReply]
+    next_cursor: str | None
+
+
+class SpanReply(TypedDict):
+    """Half-open range of code points in the extracted text, with the reader's landmarks."""
+
+    start: int
+    end: int
+    page: NotRequired[int]
+    heading: NotRequired[str]
+    messages: NotRequired[list[str]]
+
+
+class HitReply(TypedDict):
+    """One passage found."""
+
+    passage_id: str
+    source_id: str
+    external_id: str | None
+    version: int
+    title: str | None
+    text: str
+    score: float
+    span: SpanReply
+    subjects: list[str]
+    metadata: dict[str, Any]
+
+
+class RecallReply(TypedDict):
+    """What a recall found, best first, as of an epoch."""
+
+    epoch: int
+    hits: list[HitReply]
+
+
+class ClaimReply(TypedDict):
+    """One sentence; ``citations`` index into the answer's citations."""
+
+    text: str
+    supported: bool
+    citations: list[int]
+
+
+class CitationReply(TypedDict):
+    """A verbatim quote and where it stands."""
+
+    source_id: str
+    external_id: str | None
+    passage_id: str
+    quote: str
+    span: SpanReply
+
+
+class ClaimEvent(TypedDict):
+    """One sentence of a streamed answer with its quotes."""
+
+    text: str
+    citations: list[CitationReply]
+
+
+class AnswerReply(TypedDict):
+    """A checked answer, or an abstention (``answer`` is null)."""
+
+    epoch: int
+    answer: str | None
+    abstained: bool
+    confidence: float
+    claims: list[ClaimReply]
+    citations: list[CitationReply]
+    reader: str
+    timings_ms: dict[str, float]
+    tokens: dict[str, int]
+
+
+class ForgetReply(TypedDict):
+    """A forget request; ``remaining`` counts what still has to go, per store."""
+
+    id: str
+    state: str
+    epoch: int
+    counts: dict[str, int]
+    remaining: NotRequired[dict[str, int]]
+    error: NotRequired[dict[str, Any]]
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a moment in UTC as RFC 3339 writes it."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def job_reply(job: JobView) -> JobReply:
+    """Return a job whole."""
+    reply = JobReply(id=job.id, kind=job.kind, status=job.status, progress=job.progress)
+    if job.error is not None:
+        reply["error"] = dict(job.error)
+    return reply
+
+
+def job_page(page: Page[JobView]) -> JobPage:
+    """Return a page of jobs."""
+    return JobPage(items=[job_reply(job) for job in page.items], next_cursor=page.next_cursor)
+
+
+def remembered_reply(remembered: Remembered, job: JobView, passages: int | None) -> RememberedReply:
+    """Return an acknowledgement with its job as it is now."""
+    stub = JobStub(id=job.id, status=job.status)
+    if passages is None:
+        return RememberedReply(id=remembered.source_id, version=remembered.version, job=stub)
+    return RememberedReply(id=remembered.source_id, version=remembered.version, passages=passages, job=stub)
+
+
+def source_reply(source: SourceView) -> SourceReply:
+    """Return a document or memory; with its text where the view has it."""
+    reply = SourceReply(
+        id=source.source_id,
+        external_id=source.external_id,
+        version=source.version,
+        title=source.title,
+        subjects=list(source.subjects),
+        metadata=dict(source.metadata),
+        user_id=source.user_id,
+        agent_id=source.agent_id,
+        run_id=source.run_id,
+        occurred_at=None if source.occurred_at is None else rfc3339(source.occurred_at),
+        recorded_at=rfc3339(source.recorded_at),
+        passages=source.passages,
+    )
+    if source.text is not None:
+        reply["text"] = source.text
+    return reply
+
+
+def source_page(page: Page[SourceView]) -> SourcePage:
+    """Return a page of documents or memories."""
+    return SourcePage(items=[source_reply(source) for source in page.items], next_cursor=page.next_cursor)
+
+
+def span_reply(span: Span) -> SpanReply:
+    """Return a span; landmarks it does not have are left out."""
+    reply = SpanReply(start=span.start, end=span.end)
+    if span.page is not None:
+        reply["page"] = span.page
+    if span.heading:
+        reply["heading"] = span.heading
+    if span.messages:
+        reply["messages"] = list(span.messages)
+    return reply
+
+
+def recall_reply(recalled: Recalled) -> RecallReply:
+    """Return what a recall found."""
+    return RecallReply(
+        epoch=recalled.epoch,
+        hits=[
+            HitReply(
+                passage_id=hit.passage_id,
+                source_id=hit.source_id,
+                external_id=hit.external_id,
+                version=hit.version,
+                title=hit.title,
+                text=hit.text,
+                score=hit.score,
+                span=span_reply(hit.span),
+                subjects=list(hit.subjects),
+                metadata=dict(hit.metadata),
+            )
+            for hit in recalled.hits
+        ],
+    )
+
+
+def citation_reply(citation: AnswerCitation) -> CitationReply:
+    """Return one citation."""
+    return CitationReply(
+        source_id=citation.source_id,
+        external_id=citation.external_id,
+        passage_id=citation.passage_id,
+        quote=citation.quote,
+        span=span_reply(citation.span),
+    )
+
+
+def claim_reply(answered: Answered, claim: AnswerClaim) -> ClaimEvent:
+    """Return one claim with the citations it points to."""
+    return ClaimEvent(
+        text=claim.text,
+        citations=[citation_reply(answered.citations[index]) for index in claim.citations],
+    )
+
+
+def answer_reply(answered: Answered) -> AnswerReply:
+    """Return a whole answer."""
+    return AnswerReply(
+        epoch=answered.epoch,
+        answer=answered.answer,
+        abstained=answered.abstained,
+        confidence=answered.confidence,
+        claims=[
+            ClaimReply(text=claim.text, supported=claim.supported, citations=list(claim.citations))
+            for claim in answered.claims
+        ],
+        citations=[citation_reply(citation) for citation in answered.citations],
+        reader=answered.reader,
+        timings_ms=dict(answered.timings_ms),
+        tokens=dict(answered.tokens),
+    )
+
+
+def forget_reply(view: ForgetView, *, whole: bool) -> ForgetReply:
+    """Return a forget request; ``whole`` adds what remains."""
+    reply = ForgetReply(id=view.id, state=view.state, epoch=view.epoch, counts=dict(view.counts))
+    if whole:
+        reply["remaining"] = dict(view.remaining)
+    if view.error is not None:
+        reply["error"] = dict(view.error)
+    return reply

@@ -1,0 +1,1 @@
+"""What turns content into numbers: the model manifest, encoders, binary codes."""

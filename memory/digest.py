@@ -1,0 +1,24 @@
+"""The digest of the content plane: sorted canonical JSON Lines of what the stores say they hold.
+
+Equal digests mean equal content; this is what the twin test compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from memory.canonical import canonical_json
+from memory.ports import Store
+from memory.values import TenantId
+
+
+def digest_store(store: Store, tenant_id: TenantId) -> str:
+    """Return the sha256 of one store's content, in hex."""
+    lines = sorted(canonical_json(record) for record in store.iter_content(tenant_id))
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
+
+
+def digest_content(stores: Iterable[Store], tenant_id: TenantId) -> dict[str, str]:
+    """Return each store's digest by name."""
+    return {store.name: digest_store(store, tenant_id) for store in stores}

@@ -1,0 +1,264 @@
+"""Jobs: the row is the truth, the broker's message only wakes a worker.
+
+A worker claims a job by a conditional update that gives it a lease and a token; whoever comes
+later with an older token changes nothing. A lease that ran out may be claimed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from memory.clock import Clock, NewId
+from memory.database import Database, chunked
+from memory.errors import NotFoundError
+from memory.tables import jobs
+from memory.values import JobId, JsonValue, TenantId
+
+LEASE_SECONDS = 120
+MAX_ATTEMPTS = 5
+BACKOFF_SECONDS = (1, 5, 30, 120)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row. ``target`` is the entry or forget request it works on, or empty."""
+
+    id: JobId
+    tenant_id: TenantId
+    kind: str
+    target: str
+    status: str
+    progress: float
+    attempts: int
+    error: Mapping[str, JsonValue] | None
+    created_us: int
+    lease_token: str | None = None
+
+
+class Jobs:
+    """The queue over the ``jobs`` table."""
+
+    def __init__(self, database: Database, clock: Clock, new_id: NewId) -> None:
+        self.database = database
+        self.clock = clock
+        self.new_id = new_id
+
+    def add(
+        self, connection: sa.Connection, tenant_id: TenantId, kind: str, targets: Sequence[str]
+    ) -> list[Job]:
+        """Queue one job per target, inside the caller's transaction."""
+        now = self.clock()
+        made = [
+            Job(JobId(self.new_id()), tenant_id, kind, target, "queued", 0.0, 0, None, now)
+            for target in targets
+        ]
+        if made:
+            connection.execute(
+                jobs.insert(),
+                [
+                    {
+                        "id": job.id,
+                        "tenant_id": tenant_id,
+                        "kind": kind,
+                        "target": job.target,
+                        "status": job.status,
+                        "progress": 0.0,
+                        "attempts": 0,
+                        "lease_until_us": 0,
+                        "not_before_us": 0,
+                        "created_us": now,
+                    }
+                    for job in made
+                ],
+            )
+        return made
+
+    def add_once(self, connection: sa.Connection, tenant_id: TenantId, kind: str) -> Job | None:
+        """Queue a job without target unless one of its kind is queued already."""
+        waiting = sa.select(jobs.c.id).where(
+            jobs.c.tenant_id == tenant_id, jobs.c.kind == kind, jobs.c.status == "queued"
+        )
+        if connection.execute(waiting.limit(1)).first() is not None:
+            return None
+        return self.add(connection, tenant_id, kind, [""])[0]
+
+    def get(self, tenant_id: TenantId, job_id: str) -> Job:
+        """Return a job of this tenant; ``NotFoundError`` for any other."""
+        with self.database.read() as connection:
+            row = connection.execute(
+                sa.select(jobs).where(jobs.c.id == job_id, jobs.c.tenant_id == tenant_id)
+            ).one_or_none()
+        if row is None:
+            raise NotFoundError("job", job_id)
+        return _job(row)
+
+    def find(self, job_id: str) -> Job | None:
+        """Return a job whoever owns it; for workers."""
+        with self.database.read() as connection:
+            row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+        return None if row is None else _job(row)
+
+    def find_by_target(
+        self, connection: sa.Connection, tenant_id: TenantId, kind: str, target: str
+    ) -> Job | None:
+        """Return the newest job of a kind for a target."""
+        row = connection.execute(
+            sa.select(jobs)
+            .where(jobs.c.target == target, jobs.c.kind == kind, jobs.c.tenant_id == tenant_id)
+            .order_by(jobs.c.created_us.desc())
+            .limit(1)
+        ).one_or_none()
+        return None if row is None else _job(row)
+
+    def claim(self, job_id: str) -> Job | None:
+        """Lease one job, or return ``None`` when it is done, leased, or not due."""
+        claimed = self._claim(jobs.c.id == job_id, limit=1)
+        return claimed[0] if claimed else None
+
+    def claim_batch(self, tenant_id: TenantId, kind: str, limit: int) -> list[Job]:
+        """Lease up to ``limit`` jobs of one kind and tenant, oldest first."""
+        return self._claim(sa.and_(jobs.c.tenant_id == tenant_id, jobs.c.kind == kind), limit)
+
+    def _claim(self, which: sa.ColumnElement[bool], limit: int) -> list[Job]:
+        now, token = self.clock(), self.new_id()
+        free = sa.or_(
+            jobs.c.status == "queued",
+            sa.and_(jobs.c.status == "running", jobs.c.lease_until_us < now),
+        )
+        due = sa.and_(free, jobs.c.not_before_us <= now, which)
+        with self.database.write() as connection:
+            ids = list(
+                connection.scalars(
+                    sa.select(jobs.c.id)
+                    .where(due)
+                    .order_by(jobs.c.created_us, jobs.c.id)
+                    .limit(limit)
+                    .with_for_update(skip_locked=True)
+                )
+            )
+            if not ids:
+                return []
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.id.in_(ids))
+                .values(
+                    status="running",
+                    attempts=jobs.c.attempts + 1,
+                    lease_token=token,
+                    lease_until_us=now + LEASE_SECONDS * 1_000_000,
+                )
+            )
+            rows = connection.execute(
+                sa.select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.created_us, jobs.c.id)
+            )
+            return [_job(row) for row in rows]
+
+    def extend(self, claimed: Sequence[Job], progress: float | None = None) -> None:
+        """Renew the leases (a heartbeat), and say how far the work is (0..1)."""
+        values: dict[str, object] = {"lease_until_us": self.clock() + LEASE_SECONDS * 1_000_000}
+        if progress is not None:
+            values["progress"] = progress
+        with self.database.write() as connection:
+            self._update(connection, claimed, values)
+
+    def finish(self, connection: sa.Connection, claimed: Sequence[Job]) -> None:
+        """Mark jobs done, inside the transaction that holds their work."""
+        self._update(connection, claimed, {"status": "done", "progress": 1.0, "lease_token": None})
+
+    def fail(self, claimed: Sequence[Job], error: Mapping[str, JsonValue], *, retry: bool) -> None:
+        """Record why jobs failed; with ``retry`` they are queued again after a pause, a few times."""
+        with self.database.write() as connection:
+            for job in claimed:
+                again = retry and job.attempts < MAX_ATTEMPTS
+                pause = BACKOFF_SECONDS[min(job.attempts, len(BACKOFF_SECONDS)) - 1] if again else 0
+                values = {
+                    "status": "queued" if again else "failed",
+                    "error": dict(error),
+                    "lease_token": None,
+                    "not_before_us": self.clock() + pause * 1_000_000 if again else 0,
+                }
+                self._update(connection, [job], values)
+
+    def cancel_targets(self, connection: sa.Connection, targets: Sequence[str]) -> None:
+        """Cancel what is still to be done for these targets: their entries were forgotten."""
+        for chunk in chunked(targets):
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.target.in_(chunk), jobs.c.status.in_(("queued", "running")))
+                .values(status="cancelled", lease_token=None)
+            )
+
+    def list_due(self, limit: int) -> list[JobId]:
+        """Return jobs that a worker could claim now, oldest first; for the sweeper."""
+        now = self.clock()
+        with self.database.read() as connection:
+            ids = connection.scalars(
+                sa.select(jobs.c.id)
+                .where(
+                    sa.or_(
+                        sa.and_(jobs.c.status == "queued", jobs.c.not_before_us <= now),
+                        sa.and_(jobs.c.status == "running", jobs.c.lease_until_us < now),
+                    )
+                )
+                .order_by(jobs.c.created_us)
+                .limit(limit)
+            )
+            return [JobId(i) for i in ids]
+
+    def release_all(self) -> int:
+        """Take back every lease: for the start of the only process over this database."""
+        with self.database.write() as connection:
+            return connection.execute(
+                jobs.update().where(jobs.c.status == "running").values(status="queued", lease_token=None)
+            ).rowcount
+
+    def count_open(self, tenant_id: TenantId | None = None) -> dict[str, int]:
+        """Return how many jobs are queued or running, by kind."""
+        query = sa.select(jobs.c.kind, sa.func.count()).where(jobs.c.status.in_(("queued", "running")))
+        if tenant_id is not None:
+            query = query.where(jobs.c.tenant_id == tenant_id)
+        with self.database.read() as connection:
+            return {kind: count for kind, count in connection.execute(query.group_by(jobs.c.kind))}
+
+    def list_page(self, tenant_id: TenantId, after: tuple[int, str] | None, limit: int) -> list[Job]:
+        """Return the tenant's jobs, newest first, from behind ``after`` (created_us, id)."""
+        query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id)
+        if after is not None:
+            created_us, job_id = after
+            query = query.where(
+                sa.or_(
+                    jobs.c.created_us < created_us,
+                    sa.and_(jobs.c.created_us == created_us, jobs.c.id < job_id),
+                )
+            )
+        with self.database.read() as connection:
+            rows = connection.execute(query.order_by(jobs.c.created_us.desc(), jobs.c.id.desc()).limit(limit))
+            return [_job(row) for row in rows]
+
+    def _update(
+        self, connection: sa.Connection, claimed: Sequence[Job], values: Mapping[str, object]
+    ) -> None:
+        for job in claimed:
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.id == job.id, jobs.c.lease_token == job.lease_token)
+                .values(**values)
+            )
+
+
+def _job(row: sa.Row[tuple[object, ...]]) -> Job:
+    return Job(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        kind=row.kind,
+        target=row.target,
+        status=row.status,
+        progress=row.progress,
+        attempts=row.attempts,
+        error=row.error,
+        created_us=row.created_us,
+        lease_token=row.lease_token,
+    )

@@ -1,0 +1,73 @@
+"""The ports through which the kernel and the organs meet.
+
+Each is small; a second backend is a second small class, run through the same contract tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from pathlib import PurePosixPath
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.values import Claim, Content, EntryId, Evidence, JsonValue, Parsed, Reading, Space, TenantId
+
+Vectors = npt.NDArray[np.float32]
+"""Unit rows, shape (rows, dimension)."""
+
+
+class Parser(Protocol):
+    """Turns what came in into text with structure. Deterministic."""
+
+    def parse(self, content: Content) -> Parsed:
+        """Raise ``InvalidInputError`` (or a leaf of it) when the content cannot be read."""
+
+
+class Encoder(Protocol):
+    """Turns texts into unit vectors. The bits of a row do not depend on its batch."""
+
+    @property
+    def space(self) -> Space: ...
+
+    def encode(self, texts: Sequence[str], *, role: Literal["passage", "query"]) -> Vectors:
+        """Return unit rows of shape (len(texts), space.dimension)."""
+
+
+class Reader(Protocol):
+    """Answers a question from evidence; every supported claim carries verbatim citations."""
+
+    @property
+    def name(self) -> str: ...
+
+    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Iterator[Claim]:
+        """Yield checked claims one by one as they are ready (for streaming)."""
+
+    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+        """Return all claims, with confidence, tokens and timings."""
+
+
+class Store(Protocol):
+    """Something that holds content or what is derived from it, and can let go of it.
+
+    ``ids`` are entry ids or artifact names. ``erase`` is idempotent and raises when it cannot.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def erase(self, tenant_id: TenantId, ids: Set[str]) -> int:
+        """Remove everything held under these ids; return how many items went."""
+
+    def holds(self, tenant_id: TenantId, ids: Set[str]) -> int:
+        """Return how many items are still held under these ids."""
+
+    def iter_content(self, tenant_id: TenantId) -> Iterator[dict[str, JsonValue]]:
+        """Yield the content plane as JSON records, in any order; equal stores yield equal sets."""
+
+    def owns(self, path: PurePosixPath) -> bool:
+        """Say whether a file, relative to the data folder, is this store's."""
+
+
+__all__ = ["Encoder", "EntryId", "Parser", "Reader", "Store", "Vectors"]

@@ -1,0 +1,155 @@
+"""The values that cross between the kernel and the organs.
+
+All are immutable and plain. Spans are half-open ranges of code points in the
+extracted text of one journal entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NewType
+
+TenantId = NewType("TenantId", str)
+SourceId = NewType("SourceId", str)
+EntryId = NewType("EntryId", str)
+PassageId = NewType("PassageId", str)
+ArtifactName = NewType("ArtifactName", str)
+JobId = NewType("JobId", str)
+ForgetId = NewType("ForgetId", str)
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+
+EntryKind = Literal["document", "memory"]
+"""A document is a file or text with its own structure; a memory is a short text or a chat."""
+
+MESSAGES_MEDIA_TYPE = "application/vnd.lethe.messages+json"
+"""Body of a chat: a JSON array of messages {role, content, id?, name?, at?}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the user said about an entry, beside its content. Filters and scopes match on these."""
+
+    title: str | None = None
+    external_id: str | None = None
+    subjects: tuple[str, ...] = ()
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+    user_id: str | None = None
+    agent_id: str | None = None
+    run_id: str | None = None
+    occurred_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One thing a user told Lethe, as it came in."""
+
+    kind: EntryKind
+    media_type: str
+    body: bytes
+    attributes: Attributes = Attributes()
+    filename: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A node of a document's outline. ``parent`` is an index into ``Parsed.sections``."""
+
+    start: int
+    end: int
+    heading: tuple[str, ...]
+    parent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A leaf: what is embedded, found and cited.
+
+    ``context`` is set in front of the text when it is embedded or lexically
+    indexed (title, heading path; in chats speakers and date); it is never shown as evidence.
+    ``section`` is an index into ``Parsed.sections``.
+    """
+
+    start: int
+    end: int
+    section: int = 0
+    page: int | None = None
+    heading: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+    context: str = ""
+    occurred_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """An entry's extracted text with its structure.
+
+    ``sections[0]`` is always the whole text. Passages are in reading order, do not
+    overlap, and lie inside their section.
+    """
+
+    title: str | None
+    text: str
+    sections: tuple[Section, ...]
+    passages: tuple[Passage, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where vectors may be compared: one model, one dimension, one numeric class."""
+
+    model: str
+    digest: str
+    dimension: int
+    numeric_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A passage handed to a reader. ``probability`` is recall's belief that it matters, 0..1."""
+
+    passage_id: PassageId
+    text: str
+    title: str | None = None
+    heading: tuple[str, ...] = ()
+    occurred_at: datetime | None = None
+    probability: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A verbatim quote: ``evidence.text[start:end] == quote`` for ``evidence`` at ``index``."""
+
+    index: int
+    start: int
+    end: int
+    quote: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One checked sentence of an answer."""
+
+    text: str
+    supported: bool
+    citations: tuple[Citation, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reader made of the evidence: supported claims only form the answer."""
+
+    claims: tuple[Claim, ...]
+    confidence: float
+    reader: str
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def abstained(self) -> bool:
+        """True when no claim is supported."""
+        return not any(claim.supported for claim in self.claims)

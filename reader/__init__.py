@@ -1,0 +1,1 @@
+"""What reads: extraction, the language model, checking of claims, abstention."""

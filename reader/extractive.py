@@ -1,0 +1,73 @@
+"""Answer with the best sentences of the evidence, word for word; no language model.
+
+A claim is its own quote, so it is supported as it stands; the doubt left is whether it answers,
+and that is the confidence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from memory.ports import Encoder
+from memory.values import Claim, Evidence, Reading
+from reader.answerability import ABSTAIN_BELOW, answerability
+from reader.ranking import ScoredSentence, rank_sentences
+
+MOST_SENTENCES = 3
+"""Sentences in an answer, at most."""
+
+CLOSE_LOGITS = 0.7
+"""A further sentence is taken only when its score is so near to the best one's."""
+
+
+class ExtractiveReader:
+    """Implements ``memory.ports.Reader``. Holds no state between questions."""
+
+    def __init__(self, encoder: Encoder | None = None) -> None:
+        self._encoder = encoder
+
+    @property
+    def name(self) -> str:
+        return "extractive"
+
+    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Iterator[Claim]:
+        """Yield the claims of ``read``."""
+        yield from self.read(question, evidence).claims
+
+    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+        """Return up to three sentences, best first; none when the evidence hardly speaks of the question.
+
+        ``confidence`` is the estimated probability that the evidence holds the answer.
+        """
+        started = time.perf_counter()
+        ranked = rank_sentences(question, evidence, self._encoder)
+        confidence = answerability(ranked)
+        chosen = _chosen(ranked) if confidence >= ABSTAIN_BELOW else []
+        claims = tuple(
+            Claim(candidate.sentence.quote, supported=True, citations=(candidate.sentence.citation,))
+            for candidate in chosen
+        )
+        milliseconds = (time.perf_counter() - started) * 1000
+        return Reading(claims, confidence, self.name, timings_ms={"rank": milliseconds})
+
+
+def _chosen(ranked: Sequence[ScoredSentence]) -> list[ScoredSentence]:
+    """The best sentence and those near to it that add something."""
+    chosen: list[ScoredSentence] = []
+    said: set[str] = set()
+    for candidate in ranked:
+        if chosen and chosen[0].score - candidate.score > CLOSE_LOGITS:
+            break
+        stems = candidate.sentence.stems
+        if chosen and len(stems & said) > _REPEATED_SHARE * len(stems):
+            continue
+        chosen.append(candidate)
+        said |= stems
+        if len(chosen) == MOST_SENTENCES:
+            break
+    return chosen
+
+
+_REPEATED_SHARE = 0.7
+"""A sentence of which so much was said already adds nothing."""

@@ -1,0 +1,81 @@
+"""Answer from the first moment: extractively until the language model is there, and whenever it is not.
+
+The loading runs in a thread that the wiring starts. A failed load is logged and kept to be looked at;
+answers go on without it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import structlog
+
+from memory.errors import LetheError, UnavailableError
+from memory.ports import Reader
+from memory.values import Claim, Evidence, Reading
+
+_log = structlog.get_logger(__name__)
+
+
+class SwitchingReader:
+    """Implements ``memory.ports.Reader`` over a reader that is there and one that must be loaded."""
+
+    def __init__(self, ready: Reader, load: Callable[[], Reader]) -> None:
+        """``load`` may take minutes; it raises a ``LetheError`` when the model is not to be had."""
+        self._ready = ready
+        self._load = load
+        self._loaded: Reader | None = None
+        self._failure: LetheError | None = None
+        self._thread = threading.Thread(target=self._run, name="load-language-model", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load, in the background; to be called once."""
+        self._thread.start()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait for the load to end; say whether the loaded reader now answers."""
+        self._thread.join(timeout_seconds)
+        return self._loaded is not None
+
+    @property
+    def failure(self) -> LetheError | None:
+        """Why the load failed, ``None`` when it has not."""
+        return self._failure
+
+    @property
+    def name(self) -> str:
+        """The name of the reader that would answer now."""
+        return (self._loaded or self._ready).name
+
+    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Iterator[Claim]:
+        """Yield the claims of the reader that answers; once one is out, the other no longer steps in."""
+        begun = False
+        if self._loaded is not None:
+            try:
+                for claim in self._loaded.iter_claims(question, evidence):
+                    begun = True
+                    yield claim
+            except UnavailableError as error:
+                if begun:
+                    raise
+                _log.warning("language model unavailable, answering extractively", error=str(error))
+            else:
+                return
+        yield from self._ready.iter_claims(question, evidence)
+
+    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+        """Return the loaded reader's reading when it can, else the other's; ``Reading.reader`` says whose."""
+        if self._loaded is not None:
+            try:
+                return self._loaded.read(question, evidence)
+            except UnavailableError as error:
+                _log.warning("language model unavailable, answering extractively", error=str(error))
+        return self._ready.read(question, evidence)
+
+    def _run(self) -> None:
+        try:
+            self._loaded = self._load()
+        except LetheError as error:
+            self._failure = error
+            _log.warning("language model not loaded, answering extractively", error=str(error))

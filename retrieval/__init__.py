@@ -1,0 +1,1 @@
+"""What finds: vector index, lexical index, hierarchy, fusion, packing of evidence."""

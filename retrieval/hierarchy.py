@@ -1,0 +1,220 @@
+"""Inner nodes: passage → section → source → topic, as pure functions of what is there now.
+
+A node's vector is the normalised sum of its passages' vectors. Sums are int64 over quantized
+vectors: they do not depend on order, and taking a member out is exact subtraction. Topics gather sources around
+leaders chosen by a hash of their content, so that the same sources give the same topics whatever came
+and went, and one more source moves few. Nothing here knows ids' meaning, stores or models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.sentences import sentence_spans
+from memory.values import Parsed
+from retrieval.analysis import STOP_WORDS
+
+Sum = npt.NDArray[np.int64]
+"""A sum of quantized vectors, shape (dimension,)."""
+
+Span = tuple[int, int]
+
+SCALE = 1 << 14
+"""One in a quantized vector. Products of two quantized unit vectors are exact in double precision."""
+
+SUMMARY_SENTENCES = 3
+SUMMARY_CHARACTERS = 600
+FAN_OUT_BITS = 4
+"""A source leads a topic of level ``n`` when its hash starts with ``4 n`` zero bits: 16 members on average."""
+
+_MOST_LEVELS = 8
+_WORD = re.compile(r"[^\W_]+")
+_STOPPED = frozenset(STOP_WORDS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A section (index into ``Parsed.sections``) or, at section 0, the whole source.
+
+    ``passages`` are indexes into ``Parsed.passages``; ``summary`` holds spans of whole sentences of ``Parsed.text``.
+    """
+
+    section: int
+    passages: tuple[int, ...]
+    total: Sum
+    summary: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Topic:
+    """Sources that lie nearest to one leader. At level 1 members are sources, above they are leaders of topics below.
+
+    ``total`` sums the members' quantized unit vectors (above level 1: their topics' totals).
+    """
+
+    level: int
+    leader: str
+    members: tuple[str, ...]
+    total: Sum
+
+
+def quantize(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Return vectors in whole steps of 1/16384, same shape."""
+    return np.rint(vectors.astype(np.float64) * SCALE).astype(np.int64)
+
+
+def add_up(vectors: npt.NDArray[np.floating]) -> Sum:
+    """Return the exact sum of quantized rows; shape (rows, dimension) to (dimension,)."""
+    total: Sum = quantize(vectors).sum(axis=0, dtype=np.int64)
+    return total
+
+
+def unit(total: Sum) -> npt.NDArray[np.float32]:
+    """Return the direction of a sum as a unit vector; of a sum of nothing, zeros."""
+    exact = total.astype(np.float64)
+    length = math.sqrt(math.fsum(value * value for value in exact.tolist()))
+    return (exact / length if length else exact).astype(np.float32)
+
+
+def fold_nodes(parsed: Parsed, vectors: npt.NDArray[np.floating]) -> list[Node]:
+    """Return the source's node, then one for each section that gathers several but not all passages.
+
+    ``vectors`` has shape (passages, dimension). A section that holds the same passages as the one above it
+    has no node of its own.
+    """
+    gathered: list[list[int]] = [[] for _ in parsed.sections]
+    for index, passage in enumerate(parsed.passages):
+        section: int | None = passage.section
+        while section is not None:
+            gathered[section].append(index)
+            section = parsed.sections[section].parent
+    everything = tuple(range(len(parsed.passages)))
+    gathered[0] = list(everything)
+    quantized = quantize(vectors)
+    nodes: list[Node] = []
+    seen: set[tuple[int, ...]] = set()
+    for section, indexes in enumerate(gathered):
+        passages = tuple(indexes)
+        if section and (len(passages) < 2 or passages in seen):
+            continue
+        seen.add(passages)
+        total: Sum = quantized[list(passages)].sum(axis=0, dtype=np.int64)
+        nodes.append(Node(section, passages, total, summarise(parsed, passages)))
+    return nodes
+
+
+def summarise(parsed: Parsed, passages: Sequence[int]) -> tuple[Span, ...]:
+    """Return the spans, in reading order, of the one to three sentences that say most of what the passages say.
+
+    A sentence counts for the words it shares with the rest (log of their count, SumBasic's idea, Nenkova and
+    Vanderwende 2005), damped by its length; words already said count no more. No model is asked.
+    """
+    sentences: list[tuple[Span, frozenset[str]]] = []
+    counts: Counter[str] = Counter()
+    for index in passages:
+        passage = parsed.passages[index]
+        text = parsed.text[passage.start : passage.end]
+        for start, end in sentence_spans(text):
+            words = [word for word in _WORD.findall(text[start:end].lower()) if word not in _STOPPED]
+            counts.update(words)
+            if words and end - start <= SUMMARY_CHARACTERS:
+                sentences.append(((passage.start + start, passage.start + end), frozenset(words)))
+    chosen: list[Span] = []
+    said: set[str] = set()
+    room = SUMMARY_CHARACTERS
+    while len(chosen) < SUMMARY_SENTENCES:
+        fitting = [item for item in sentences if item[0][1] - item[0][0] <= room and item[0] not in chosen]
+        best = max(
+            fitting,
+            key=lambda item: (_worth(item[1] - said, counts, len(item[1])), -item[0][0]),
+            default=None,
+        )
+        if best is None or not best[1] - said:
+            break
+        chosen.append(best[0])
+        said |= best[1]
+        room -= best[0][1] - best[0][0]
+    return tuple(sorted(chosen))
+
+
+def _worth(words: frozenset[str], counts: Counter[str], length: int) -> float:
+    return round(math.fsum(math.log(counts[word]) + 0.1 for word in words) / math.sqrt(length + 4), 9)
+
+
+def build_topics(sources: Mapping[str, tuple[bytes, Sum]]) -> list[Topic]:
+    """Return the topics over sources (id → content hash, node sum), level by level, leaders in hash order.
+
+    The result is a function of the mapping alone. Whether a source leads depends on its own content; each
+    source belongs to the leader it is most similar to, equal similarity going to the smaller hash.
+    """
+    order = sorted(sources, key=lambda source_id: (_rank(sources[source_id][0]), source_id))
+    if len(order) < 2:
+        return []
+    ranks = {source_id: _rank(sources[source_id][0]) for source_id in order}
+    units = {source_id: quantize(unit(sources[source_id][1])) for source_id in order}
+    totals = units
+    topics: list[Topic] = []
+    members = order
+    for level in range(1, _MOST_LEVELS + 1):
+        leaders = _leaders(members, ranks, level)
+        cells = _assign(members, leaders, units)
+        above: dict[str, Sum] = {
+            leader: np.array([totals[member] for member in cell], dtype=np.int64).sum(axis=0)
+            for leader, cell in cells.items()
+        }
+        topics.extend(Topic(level, leader, tuple(cells[leader]), above[leader]) for leader in leaders)
+        if len(leaders) == 1:
+            break
+        members, totals = leaders, above
+    return topics
+
+
+def central_members(
+    topic: Topic, units: Mapping[str, Sum], count: int = SUMMARY_SENTENCES
+) -> tuple[str, ...]:
+    """Return the members nearest to a topic's centre, nearest first: their summaries stand for the topic.
+
+    ``units`` gives each member's sum. Equal nearness keeps the order of ``topic.members``.
+    """
+    centre = quantize(unit(topic.total)).astype(np.float64)
+    near = [float(quantize(unit(units[member])).astype(np.float64) @ centre) for member in topic.members]
+    order = sorted(range(len(near)), key=lambda at: (-near[at], at))
+    return tuple(topic.members[at] for at in order[:count])
+
+
+def _rank(content_hash: bytes) -> int:
+    """Return a uniform 64-bit number for a content: hashed once more, whatever hash the caller uses."""
+    return int.from_bytes(hashlib.sha256(b"lethe topic leader\0" + content_hash).digest()[:8], "big")
+
+
+def _leaders(members: Sequence[str], ranks: Mapping[str, int], level: int) -> list[str]:
+    """Return the members that lead at ``level``, at least one; of equal contents, one speaks for all."""
+    below = 1 << max(0, 64 - FAN_OUT_BITS * level)
+    leaders: list[str] = []
+    for member in members:
+        is_new = not leaders or ranks[member] != ranks[leaders[-1]]
+        if is_new and (not leaders or ranks[member] < below):
+            leaders.append(member)
+    return leaders
+
+
+def _assign(members: Sequence[str], leaders: Sequence[str], units: Mapping[str, Sum]) -> dict[str, list[str]]:
+    """Give each member to its most similar leader. All products and sums are whole numbers below 2**53: exact."""
+    centres = np.array([units[leader] for leader in leaders], dtype=np.float64)
+    cells: dict[str, list[str]] = {leader: [] for leader in leaders}
+    own = {leader: at for at, leader in enumerate(leaders)}
+    for start in range(0, len(members), 1024):
+        chunk = members[start : start + 1024]
+        rows = np.array([units[member] for member in chunk], dtype=np.float64)
+        nearest = np.argmax(rows @ centres.T, axis=1)
+        for member, at in zip(chunk, nearest.tolist(), strict=True):
+            cells[leaders[own.get(member, at)]].append(member)
+    return cells

@@ -1,0 +1,263 @@
+"""Rank passages for a question: meaning and words on one scale, and one step along mentions.
+
+Every candidate of either searcher is scored exactly by both (a convex combination of scores beats
+fusion of ranks: Bruch et al. 2023). Cosines stand as they are; BM25 is divided by the geometric mean
+of the best score found and the best score possible, so that a question whose words are nowhere does not trust
+its words. Sources mentioned by title in the best passages are lifted, which finds the second half of questions in
+two steps. Weights and what was tried: docs/decisions/0003-fusion-and-context.md. Nothing here knows
+how rows are stored, who asks, or what may be seen beyond the bitmap it is handed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Keys = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+Allowed = npt.NDArray[np.bool_]
+
+_DECIMALS = 9
+
+
+class Vectors(Protocol):
+    """Exact inner products of unit vectors (``retrieval.vectors``)."""
+
+    def search(
+        self, query: npt.NDArray[np.float32], *, limit: int, allowed: Allowed | None = None
+    ) -> tuple[Keys, Scores]: ...
+
+    def score(self, query: npt.NDArray[np.float32], keys: npt.ArrayLike) -> Scores: ...
+
+
+class Words(Protocol):
+    """BM25 over passages and nodes (``retrieval.lexical``)."""
+
+    def search(self, query: str, *, limit: int, allowed: Allowed | None = None) -> tuple[Keys, Scores]: ...
+
+    def score(self, query: str, keys: npt.ArrayLike) -> Scores: ...
+
+    def bound(self, query: str) -> float: ...
+
+    def rarity(self, text: str) -> float: ...
+
+
+class Catalog(Protocol):
+    """What stands behind keys. ``source`` is any number one source's passages have in common."""
+
+    def parents(self, passages: Keys) -> Keys:
+        """Return the smallest indexed node over each passage and others beside it; -1 where there is none."""
+
+    def sources(self, passages: Keys) -> Keys:
+        """Return the source of each passage."""
+
+    def passages_under(self, node: int) -> Keys:
+        """Return the passages an inner node gathers."""
+
+    def passages_of(self, source: int) -> Keys:
+        """Return all passages of a source."""
+
+    def names(self, passages: Keys) -> Sequence[str]:
+        """Return a name of each passage made from its content, by which ties are broken."""
+
+    def texts(self, passages: Keys) -> Sequence[str]:
+        """Return the text of each passage."""
+
+    def mentioned(self, text: str) -> Mapping[str, Sequence[int]]:
+        """Return the titles mentioned in ``text``, each with the sources that bear it (``Titles.find``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What counts how much. One setting for all data."""
+
+    candidates: int = 100
+    meaning: float = 2.0
+    words: float = 1.5
+    parent_words: float = 0.5
+    mention: float = 0.7
+    mentioning_passages: int = 3
+    nodes: int = 8
+    passages_per_node: int = 256
+    slope: float = 4.0
+    midpoint: float = 2.0
+
+
+DEFAULT_WEIGHTS = Weights()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A passage found. ``score`` is a probability of relevance, 0..1; the rest says what it is made of."""
+
+    key: int
+    source: int
+    score: float
+    raw: float
+    cosine: float
+    bm25: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as the searchers need it: its text and its unit vector, shape (dimension,)."""
+
+    text: str
+    vector: npt.NDArray[np.float32]
+
+
+def rank(
+    question: Question,
+    *,
+    vectors: Vectors,
+    words: Words,
+    catalog: Catalog,
+    limit: int,
+    passages: Allowed,
+    nodes: Allowed | None = None,
+    weights: Weights = DEFAULT_WEIGHTS,
+) -> list[Ranked]:
+    """Return up to ``limit`` passages, best first; equal scores stand in the order of their names.
+
+    ``passages`` and ``nodes`` are bitmaps over the rows of both indexes: the passages that may be found, and the inner
+    nodes that lead to them. Without ``nodes`` the hierarchy is not used.
+    """
+    if limit < 1:
+        return []
+    depth = max(weights.candidates, 2 * limit)
+    near, _ = vectors.search(question.vector, limit=depth, allowed=passages)
+    worded, _ = words.search(question.text, limit=depth, allowed=passages)
+    found = [near, worded]
+    if nodes is not None:
+        high, _ = vectors.search(question.vector, limit=weights.nodes, allowed=nodes)
+        said_above, _ = words.search(question.text, limit=weights.nodes, allowed=nodes)
+        found += _leaves(
+            np.concatenate([high[: weights.nodes], said_above[: weights.nodes]]), catalog, weights
+        )
+    candidates = _permitted(np.unique(np.concatenate(found)), passages)
+    scorer = _Scorer(question, vectors, words, catalog, nodes, weights)
+    cosines, bm25 = scorer.evidence(candidates)
+    scale = math.sqrt(float(bm25.max(initial=0.0)) * words.bound(question.text))
+    raw = scorer.combine(cosines, bm25, scale)
+
+    lifted = _mentions(candidates, raw, words, catalog, weights)
+    new = _permitted(_unseen(lifted, candidates, catalog, weights), passages)
+    if len(new):
+        new_cosines, new_bm25 = scorer.evidence(new)
+        candidates, cosines = np.concatenate([candidates, new]), np.concatenate([cosines, new_cosines])
+        bm25 = np.concatenate([bm25, new_bm25])
+        raw = np.concatenate([raw, scorer.combine(new_cosines, new_bm25, scale)])
+    sources = catalog.sources(candidates)
+    lift = _lift_best(raw, sources, lifted)
+    raw = np.round(raw + lift, _DECIMALS)
+
+    names = catalog.names(candidates)
+    order = sorted(range(len(candidates)), key=lambda at: (-raw[at], names[at]))[:limit]
+    return [
+        Ranked(
+            key=int(candidates[at]),
+            source=int(sources[at]),
+            score=probability(float(raw[at]), weights),
+            raw=float(raw[at]),
+            cosine=float(cosines[at]),
+            bm25=float(bm25[at]),
+            parts={"mention": float(lift[at])},
+        )
+        for at in order
+    ]
+
+
+def probability(raw: float, weights: Weights = DEFAULT_WEIGHTS) -> float:
+    """Return the chance that a passage with this raw score is relevant (logistic, fitted on odd queries of four sets)."""
+    return round(1.0 / (1.0 + math.exp(-weights.slope * (raw - weights.midpoint))), 6)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    question: Question
+    vectors: Vectors
+    words: Words
+    catalog: Catalog
+    nodes: Allowed | None
+    weights: Weights
+
+    def evidence(self, passages: Keys) -> tuple[Scores, Scores]:
+        """Return each passage's cosine, and its BM25 mixed with that of the node above it (its own without one)."""
+        cosines = self.vectors.score(self.question.vector, passages)
+        own = self.words.score(self.question.text, passages)
+        if self.nodes is None or len(passages) == 0:
+            return cosines, own
+        parents = self.catalog.parents(passages)
+        has_parent = np.isin(parents, _permitted(parents[parents >= 0], self.nodes))
+        above = own.copy()
+        if has_parent.any():
+            distinct, places = np.unique(parents[has_parent], return_inverse=True)
+            above[has_parent] = self.words.score(self.question.text, distinct)[places]
+        share = self.weights.parent_words
+        return cosines, (own + share * above) / (1.0 + share)
+
+    def combine(self, cosines: Scores, bm25: Scores, scale: float) -> Scores:
+        """Return the raw scores: cosine and scaled BM25, weighed."""
+        worded = bm25 / scale if scale > 0.0 else np.zeros_like(bm25)
+        return self.weights.meaning * cosines + self.weights.words * worded
+
+
+def _leaves(nodes: Keys, catalog: Catalog, weights: Weights) -> list[Keys]:
+    return [catalog.passages_under(int(node))[: weights.passages_per_node] for node in np.unique(nodes)]
+
+
+def _permitted(keys: Keys, allowed: Allowed) -> Keys:
+    known = keys[keys < len(allowed)]
+    return known[allowed[known]]
+
+
+def _mentions(
+    candidates: Keys, raw: Scores, words: Words, catalog: Catalog, weights: Weights
+) -> dict[int, float]:
+    """Return what each source gains from being mentioned by title in the best passages of other sources.
+
+    A rare title in the best passage gains most; sources that share a title share the gain.
+    """
+    count = weights.mentioning_passages
+    if count < 1 or weights.mention <= 0.0 or len(candidates) == 0:
+        return {}
+    cut = np.sort(raw)[-min(count, len(raw))]
+    leading = np.flatnonzero(raw >= cut)
+    names = catalog.names(candidates[leading])
+    ahead = sorted(range(len(leading)), key=lambda at: (-raw[leading[at]], names[at]))[:count]
+    top = leading[ahead]
+    own_sources = catalog.sources(candidates[top])
+    gains: dict[int, float] = {}
+    for at, text, own in zip(top, catalog.texts(candidates[top]), own_sources, strict=True):
+        share = max(0.0, float(raw[at])) / max(float(raw[top[0]]), 1e-9)
+        for title, sources in catalog.mentioned(text).items():
+            if int(own) in sources:
+                continue
+            gain = weights.mention * share * words.rarity(title) / len(sources)
+            for source in sources:
+                gains[source] = max(gains.get(source, 0.0), gain)
+    return gains
+
+
+def _unseen(gains: Mapping[int, float], candidates: Keys, catalog: Catalog, weights: Weights) -> Keys:
+    new = [catalog.passages_of(source)[: weights.passages_per_node] for source in sorted(gains)]
+    if not new:
+        return np.empty(0, dtype=np.int64)
+    return np.setdiff1d(np.concatenate(new), candidates)
+
+
+def _lift_best(raw: Scores, sources: Keys, gains: Mapping[int, float]) -> Scores:
+    """Give each mentioned source's gain to its best passage (and any that ties with it)."""
+    lift = np.zeros_like(raw)
+    for source, gain in gains.items():
+        of_source = np.flatnonzero(sources == source)
+        if len(of_source):
+            best = of_source[raw[of_source] >= raw[of_source].max()]
+            lift[best] = gain
+    return lift

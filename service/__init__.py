@@ -1,0 +1,1 @@
+"""The use cases: remember, recall, answer, forget, rebuild; and the wiring."""

@@ -1,0 +1,315 @@
+"""The use case of forgetting: what a scope means, the job, and the certificate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+import structlog
+
+from memory.canonical import canonical_json
+from memory.clock import to_datetime
+from memory.digest import digest_store
+from memory.errors import InvalidInputError, LetheError, NotFoundError
+from memory.filters import compile_filter
+from memory.jobs import Job
+from memory.journal import EntryRow, Header, get_content, iter_headers
+from memory.kernel import Kernel, find_denied
+from memory.ledger import find_closure, iter_payloads
+from memory.ports import Store
+from memory.tables import certificates, denied, entries, forgets
+from memory.values import EntryId, JsonValue, TenantId
+from service.index import Indexes
+from service.ingest import name_artifacts
+from service.payloads import load_parsed, load_vectors
+from service.topics import fold_topics
+from service.views import ForgetView, Scope
+from unlearning.certificate import CertificatePayload, Counts, SigningKey, StoreResult, issue_certificate
+from unlearning.forget import Erased, ForgetRow, erase, fence, get_forget, list_denied, set_state
+from unlearning.log import entry_hash
+
+log = structlog.get_logger()
+
+Predicate = Callable[[EntryRow, Header], bool]
+
+
+class Forgetting:
+    """Resolves scopes, fences them, and erases what is fenced."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        indexes: Indexes,
+        *,
+        derived: Sequence[Store],
+        truth: Sequence[Store],
+        purges: Sequence[Callable[[], None]],
+        signing_key: SigningKey,
+        version: str,
+    ) -> None:
+        self.kernel = kernel
+        self.indexes = indexes
+        self.derived = derived
+        self.truth = truth
+        self.purges = purges
+        self.signing_key = signing_key
+        self.version = version
+
+    def preview(self, tenant_id: TenantId, scope: Scope) -> ForgetView:
+        """Count what a scope would forget now; nothing changes."""
+        matches = _compile_scope(scope)
+        with self.kernel.database.read() as connection:
+            found = self._resolve(connection, tenant_id, scope, matches)
+            found -= find_denied(connection, tenant_id, found)
+            closure = find_closure(connection, tenant_id, found)
+            rows = connection.execute(
+                sa.select(entries.c.source_id, entries.c.id).where(entries.c.tenant_id == tenant_id)
+            )
+            sources = {row.source_id for row in rows if row.id in found}
+        counts = {"sources": len(sources), "entries": len(found), "artifacts": len(closure)}
+        return ForgetView(id="", state="previewed", epoch=0, counts=counts)  # type: ignore[arg-type]
+
+    def execute(self, tenant_id: TenantId, scope: Scope) -> tuple[ForgetView, str]:
+        """Fence a scope; return the request and the id of the job that erases it."""
+        matches = _compile_scope(scope)
+        digest = self.kernel.vault.name(tenant_id, "scope", canonical_json(_scope_json(scope)))
+        # Opening headers takes long; done once before the fence, it leaves little to do under it.
+        known: dict[EntryId, bool] = {}
+        with self.kernel.database.read() as connection:
+            self._resolve(connection, tenant_id, scope, matches, known)
+        row = fence(
+            self.kernel,
+            tenant_id,
+            lambda connection: self._resolve(connection, tenant_id, scope, matches, known),
+            digest,
+        )
+        log.info("fenced", forget_id=row.id, epoch=row.epoch, **row.counts)
+        return _view(row), row.job_id
+
+    def _resolve(
+        self,
+        connection: sa.Connection,
+        tenant_id: TenantId,
+        scope: Scope,
+        matches: Predicate,
+        known: dict[EntryId, bool] | None = None,
+    ) -> set[EntryId]:
+        """Return the journal entries that a scope means. ``known`` remembers the verdict on entries seen."""
+        known = {} if known is None else known
+        query = sa.select(entries.c.id).where(entries.c.tenant_id == tenant_id)
+        if scope.ids and len(scope.ids) <= 500:
+            query = query.where(entries.c.source_id.in_(scope.ids) | entries.c.id.in_(scope.ids))
+        wanted = [EntryId(i) for i in connection.scalars(query)]
+        unknown = [entry_id for entry_id in wanted if entry_id not in known]
+        for row, header in iter_headers(connection, self.kernel.vault, tenant_id, unknown):
+            known[row.id] = matches(row, header)
+        return {entry_id for entry_id in wanted if known.get(entry_id)}
+
+    def view(self, tenant_id: TenantId, forget_id: str) -> ForgetView:
+        """Return a forget request's progress."""
+        return _view(get_forget(self.kernel, tenant_id, forget_id))
+
+    def get_certificate(self, tenant_id: TenantId, forget_id: str) -> dict[str, JsonValue]:
+        """Return the signed certificate; ``NotFoundError`` until the request is certified."""
+        with self.kernel.database.read() as connection:
+            document = connection.scalar(
+                sa.select(certificates.c.document).where(
+                    certificates.c.forget_id == forget_id, certificates.c.tenant_id == tenant_id
+                )
+            )
+        if document is None:
+            raise NotFoundError("certificate of forget request", forget_id)
+        return dict(document)
+
+    def run(self, job: Job) -> None:
+        """Erase what the request denied, verify, certify. A failure keeps the fence and is recorded."""
+        forget = get_forget(self.kernel, job.tenant_id, job.target)
+        if forget.state == "certified":
+            with self.kernel.database.write() as connection:
+                self.kernel.jobs.finish(connection, [job])
+            return
+        try:
+            passages = self._count_passages(forget)
+            erased = erase(
+                self.kernel,
+                forget,
+                derived=self.derived,
+                truth=self.truth,
+                remains=self,
+                database_purges=self.purges,
+            )
+        except LetheError as error:
+            said: dict[str, JsonValue] = {"title": type(error).__name__, "detail": str(error)}
+            set_state(self.kernel, forget, "failed", error=said)
+            raise
+        self._certify(forget, job, erased, passages)
+
+    def _count_passages(self, forget: ForgetRow) -> int:
+        state = self.indexes.get(forget.tenant_id).state
+        ids = list_denied(self.kernel, forget)
+        return sum(state.cards[state.ordinals[i]].passages for i in ids if i in state.ordinals)
+
+    def _certify(self, forget: ForgetRow, job: Job, erased: Erased, passages: int) -> None:
+        tenant_id = forget.tenant_id
+        results = [
+            StoreResult(store.name, erased.per_store[store.name], 0, digest_store(store, tenant_id))
+            for store in (*self.derived, *self.truth)
+        ]
+        combined = hashlib.sha256("".join(result.content_digest for result in results).encode()).hexdigest()
+        keys = erased.per_store.get("keys", 0)
+        counts = Counts(
+            sources=forget.counts["sources"],
+            entries=forget.counts["entries"],
+            artifacts=erased.artifacts,
+            passages=passages,
+            keys=keys,
+        )
+        with self.kernel.database.write() as connection:
+            last = connection.execute(
+                sa.select(certificates.c.position, certificates.c.entry_hash)
+                .order_by(certificates.c.position.desc())
+                .limit(1)
+            ).one_or_none()
+            previous = None if last is None else last.entry_hash
+            payload = CertificatePayload(
+                forget_id=forget.id,
+                tenant=self.kernel.vault.name(tenant_id, "fingerprint", b"tenant"),
+                scope_digest=forget.scope_digest,
+                requested_at=to_datetime(forget.requested_us),
+                fenced_at=to_datetime(forget.fenced_us),
+                certified_at=to_datetime(self.kernel.clock()),
+                epoch=forget.epoch,
+                counts=counts,
+                stores=tuple(results),
+                scan=erased.scan.to_json(),
+                content_digest=combined,
+                keys_destroyed=keys,
+                lethe_version=self.version,
+                previous=previous,
+            )
+            document = issue_certificate(payload.to_json(), self.signing_key)
+            connection.execute(
+                certificates.insert().values(
+                    forget_id=forget.id,
+                    tenant_id=tenant_id,
+                    position=1 if last is None else last.position + 1,
+                    entry_hash=entry_hash(previous, document),
+                    document=document,
+                )
+            )
+            connection.execute(
+                forgets.update()
+                .where(forgets.c.id == forget.id)
+                .values(state="certified", remaining={}, error=None, counts=counts.to_json())
+            )
+            self.kernel.jobs.finish(connection, [job])
+        log.info("certified", forget_id=forget.id, ms=(self.kernel.clock() - forget.fenced_us) // 1000)
+
+    # What the state machine asks of the service (unlearning.forget.Remains).
+
+    def iter_texts(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> Iterable[str]:
+        """Yield the words of entries: the body as it came where it is text, and what was parsed from it."""
+        for entry_id in entry_ids:
+            parse = name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id).parse
+            with self.kernel.database.read() as connection:
+                opener = self.kernel.vault.opener(tenant_id, [entry_id])
+                content = get_content(connection, opener, entry_id)
+                payloads = dict(iter_payloads(connection, self.kernel.vault, tenant_id, [parse]))
+            if content is not None:
+                yield content.body.decode("utf-8", "ignore")
+                yield from _attribute_texts(content.attributes.title, content.attributes.subjects)
+            if parse in payloads:
+                yield load_parsed(payloads[parse]).text
+
+    def iter_vectors(
+        self, tenant_id: TenantId, entry_ids: Sequence[EntryId]
+    ) -> Iterable[npt.NDArray[np.float32]]:
+        """Yield the vectors of entries."""
+        for entry_id in entry_ids:
+            name = name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id).vectors
+            with self.kernel.database.read() as connection:
+                for _, payload in iter_payloads(connection, self.kernel.vault, tenant_id, [name]):
+                    yield load_vectors(payload, self.indexes.encoder.space.dimension)
+
+    def iter_surviving(self, tenant_id: TenantId) -> tuple[Iterable[str], Iterable[npt.NDArray[np.float32]]]:
+        """Return the words and vectors of every entry of any tenant that is not denied."""
+        surviving = [(other, self._list_surviving(other)) for other in self.kernel.list_tenants()]
+        texts = (text for other, ids in surviving for text in self.iter_texts(other, ids))
+        vectors = (rows for other, ids in surviving for rows in self.iter_vectors(other, ids))
+        return texts, vectors
+
+    def _list_surviving(self, tenant_id: TenantId) -> list[EntryId]:
+        hidden = sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id)
+        with self.kernel.database.read() as connection:
+            found = connection.scalars(
+                sa.select(entries.c.id).where(entries.c.tenant_id == tenant_id, entries.c.id.not_in(hidden))
+            )
+            return [EntryId(i) for i in found]
+
+    def fold(self, tenant_id: TenantId) -> None:
+        """Make the topics again from what survives."""
+        while not fold_topics(self.kernel, self.indexes, tenant_id):
+            log.info("another forget came between; folding again")
+
+
+def _attribute_texts(title: str | None, subjects: Sequence[str]) -> Iterable[str]:
+    if title:
+        yield title
+    yield from subjects
+
+
+def _view(row: ForgetRow) -> ForgetView:
+    return ForgetView(row.id, row.state, row.epoch, row.counts, row.remaining, row.error)  # type: ignore[arg-type]
+
+
+def _scope_json(scope: Scope) -> JsonValue:
+    def text(instant: datetime | None) -> str | None:
+        return None if instant is None else instant.isoformat()
+
+    return {
+        "ids": list(scope.ids),
+        "external_ids": list(scope.external_ids),
+        "subjects": list(scope.subjects),
+        "filter": None if scope.filter is None else dict(scope.filter),
+        "time_from": text(scope.time_from),
+        "time_to": text(scope.time_to),
+        "user_id": scope.user_id,
+    }
+
+
+def _compile_scope(scope: Scope) -> Predicate:
+    """Return a predicate that holds when every condition given holds; an empty scope is refused."""
+    tests: list[Predicate] = []
+    if scope.ids:
+        ids = frozenset(scope.ids)
+        tests.append(lambda row, _: row.source_id in ids or row.id in ids)
+    if scope.external_ids:
+        names = frozenset(scope.external_ids)
+        tests.append(lambda _, header: header.attributes.external_id in names)
+    if scope.subjects:
+        subjects = frozenset(scope.subjects)
+        tests.append(lambda _, header: not subjects.isdisjoint(header.attributes.subjects))
+    if scope.user_id is not None:
+        tests.append(lambda _, header: header.attributes.user_id == scope.user_id)
+    if scope.filter:
+        condition = compile_filter(dict(scope.filter))
+        tests.append(
+            lambda row, header: condition.matches(header.attributes, recorded_at=to_datetime(row.recorded_us))
+        )
+    if scope.time_from is not None or scope.time_to is not None:
+        tests.append(lambda row, header: _within(_instant(row, header), scope.time_from, scope.time_to))
+    if not tests:
+        raise InvalidInputError("give at least one condition; an empty scope forgets nothing", where="scope")
+    return lambda row, header: all(test(row, header) for test in tests)
+
+
+def _instant(row: EntryRow, header: Header) -> datetime:
+    return header.attributes.occurred_at or to_datetime(row.recorded_us)
+
+
+def _within(instant: datetime, start: datetime | None, end: datetime | None) -> bool:
+    return (start is None or instant >= start) and (end is None or instant < end)

@@ -1,0 +1,204 @@
+"""One tenant's searchable state in memory: an append-only set of entries over one word index.
+
+A generation only grows. Forgetting and compaction build the next one from what survives and swap it in,
+so that nothing of what went shapes what is found. Rows are passages and inner nodes in one space of
+dense numbers, the keys of both indexes. Nothing here knows SQL, keys or jobs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.clock import to_datetime
+from memory.filters import Filter
+from memory.journal import EntryRow
+from memory.ports import Vectors
+from memory.values import Attributes, EntryId, Parsed, SourceId
+from retrieval.hierarchy import Sum, add_up, unit
+from retrieval.lexical import LexicalIndex, LexicalRow
+from retrieval.vectors import FlatVectors
+from service.payloads import NodeOutline
+
+PASSAGE, SECTION, SOURCE = 0, 1, 2
+FOREVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class Indexable:
+    """Everything a generation needs of one entry."""
+
+    row: EntryRow
+    attributes: Attributes
+    parsed: Parsed
+    vectors: Vectors
+    nodes: tuple[NodeOutline, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is kept in memory of an entry: enough to filter, rank, group and cite, but no text."""
+
+    row: EntryRow
+    attributes: Attributes
+    title: str | None
+    first_row: int
+    passages: int
+    nodes: tuple[NodeOutline, ...]
+    total: Sum
+
+
+@dataclass(frozen=True)
+class State:
+    """One immutable view. Row arrays have shape (rows,), entry arrays (entries,)."""
+
+    cards: tuple[Card, ...] = ()
+    ordinals: Mapping[EntryId, int] = field(default_factory=dict)
+    row_entry: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    row_kind: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
+    row_index: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    valid_from: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    valid_until: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    versions: Mapping[SourceId, tuple[int, ...]] = field(default_factory=dict)
+
+    def list_visible(self, as_of_us: int | None) -> npt.NDArray[np.bool_]:
+        """Return which entries are the version of their source that holds at a time, now by default."""
+        if as_of_us is None:
+            return self.valid_until == FOREVER
+        return (self.valid_from <= as_of_us) & (as_of_us < self.valid_until)
+
+    def select_rows(
+        self, entries: npt.NDArray[np.bool_], *, kinds: Collection[int] = (PASSAGE,)
+    ) -> npt.NDArray[np.bool_]:
+        """Return the bitmap over row keys of the given kinds that belong to the given entries."""
+        selected: npt.NDArray[np.bool_] = entries[self.row_entry] & np.isin(self.row_kind, list(kinds))
+        return selected
+
+    def get_version(self, ordinal: int) -> int:
+        """Return the rank of an entry among its source's versions, from 1."""
+        return self.versions[self.cards[ordinal].row.source_id].index(ordinal) + 1
+
+
+class Generation:
+    """The state, its vectors and its word index. Safe to share between threads."""
+
+    def __init__(self, folder: Path, dimension: int) -> None:
+        self.folder = folder
+        self.vectors = FlatVectors(dimension)
+        self.words = LexicalIndex(folder)
+        self.revision = 0
+        self.saved_rows = 0
+        self._state = State()
+        self._lock = threading.Lock()
+
+    @property
+    def state(self) -> State:
+        """The newest whole view."""
+        return self._state
+
+    def append(self, entries: Sequence[Indexable], revision: int) -> None:
+        """Add entries that are not there yet; they are found once this returns."""
+        with self._lock:
+            state = self._state
+            fresh = [entry for entry in entries if entry.row.id not in state.ordinals]
+            if fresh:
+                state = self._add(state, fresh)
+                self.words.commit()
+            self._state = state
+            self.revision = max(self.revision, revision)
+
+    def _add(self, state: State, fresh: Sequence[Indexable]) -> State:
+        cards = list(state.cards)
+        ordinals = dict(state.ordinals)
+        row_entry, row_kind, row_index = [state.row_entry], [state.row_kind], [state.row_index]
+        next_row = len(state.row_entry)
+        keys: list[int] = []
+        vectors: list[Vectors] = []
+        for entry in fresh:
+            ordinal, passages, nodes = len(cards), len(entry.parsed.passages), entry.nodes
+            rows = passages + len(nodes)
+            keys += range(next_row, next_row + rows)
+            node_vectors = [unit(add_up(entry.vectors[list(node.passages)])) for node in nodes]
+            vectors += [entry.vectors, *(vector[None] for vector in node_vectors)]
+            row_entry.append(np.full(rows, ordinal, np.int32))
+            node_kinds = [SECTION if node.section else SOURCE for node in nodes]
+            row_kind.append(np.array([PASSAGE] * passages + node_kinds, np.int8))
+            row_index.append(np.array([*range(passages), *range(len(nodes))], np.int32))
+            self.words.add(entry.row.id, list(_lexical_rows(entry.parsed, next_row)))
+            cards.append(
+                Card(
+                    entry.row,
+                    entry.attributes,
+                    entry.attributes.title or entry.parsed.title,
+                    next_row,
+                    passages,
+                    nodes,
+                    add_up(entry.vectors),
+                )
+            )
+            ordinals[entry.row.id] = ordinal
+            next_row += rows
+        if keys:
+            self.vectors.add(keys, np.concatenate(vectors))
+        versions, valid_from, valid_until = _rank_versions(state, cards, len(state.cards))
+        return State(
+            tuple(cards),
+            ordinals,
+            np.concatenate(row_entry),
+            np.concatenate(row_kind),
+            np.concatenate(row_index),
+            valid_from,
+            valid_until,
+            versions,
+        )
+
+    def close(self) -> None:
+        """Give up the word index and delete its folder: a generation lives as long as its process."""
+        with self._lock:
+            self.words.close()
+            shutil.rmtree(self.folder, ignore_errors=False)
+
+
+def _lexical_rows(parsed: Parsed, first_row: int) -> Iterable[LexicalRow]:
+    for index, passage in enumerate(parsed.passages):
+        yield LexicalRow(first_row + index, parsed.text[passage.start : passage.end], passage.context)
+
+
+def _rank_versions(
+    state: State, cards: Sequence[Card], first_new: int
+) -> tuple[dict[SourceId, tuple[int, ...]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    versions = dict(state.versions)
+    valid_from = np.concatenate([state.valid_from, np.zeros(len(cards) - first_new, np.int64)])
+    valid_until = np.concatenate([state.valid_until, np.zeros(len(cards) - first_new, np.int64)])
+    touched: set[SourceId] = set()
+    for ordinal in range(first_new, len(cards)):
+        source_id = cards[ordinal].row.source_id
+        versions[source_id] = (*versions.get(source_id, ()), ordinal)
+        touched.add(source_id)
+    for source_id in touched:
+        ordered = sorted(versions[source_id], key=lambda i: (cards[i].row.recorded_us, cards[i].row.id))
+        versions[source_id] = tuple(ordered)
+        for at, ordinal in enumerate(ordered):
+            valid_from[ordinal] = cards[ordinal].row.recorded_us
+            later = cards[ordered[at + 1]].row.recorded_us if at + 1 < len(ordered) else FOREVER
+            valid_until[ordinal] = later
+    return versions, valid_from, valid_until
+
+
+def match_entries(state: State, matches: Callable[[Card], bool]) -> npt.NDArray[np.bool_]:
+    """Return which entries a predicate holds for."""
+    return np.fromiter((matches(card) for card in state.cards), np.bool_, len(state.cards))
+
+
+def filter_entries(state: State, condition: Filter) -> npt.NDArray[np.bool_]:
+    """Return which entries a filter admits."""
+    return match_entries(
+        state,
+        lambda card: condition.matches(card.attributes, recorded_at=to_datetime(card.row.recorded_us)),
+    )

@@ -1,0 +1,136 @@
+"""From journal entries to artifacts: parse, encode, fold the entry's own tree, all named and linked.
+
+Entries are taken in batches, so that a bulk load shares transactions and the encoder's batches;
+what becomes of one entry never depends on the others in its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from memory.errors import LetheError
+from memory.kernel import Kernel
+from memory.ledger import Artifact, Recipe, artifact_name
+from memory.ports import Encoder, Parser, Vectors
+from memory.values import ArtifactName, Content, EntryId, JsonValue, Parsed, TenantId
+from retrieval.hierarchy import fold_nodes
+from service.payloads import NodeOutline, dump_nodes, dump_parsed, dump_vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Recipes:
+    """The recipes of this installation; a change of model changes the names of what it makes."""
+
+    parse: Recipe
+    vectors: Recipe
+    nodes: Recipe
+    topics: Recipe
+    index: Recipe
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> Recipes:
+        """Return the recipes that go with an encoder."""
+        space = encoder.space
+        parameters: dict[str, JsonValue] = {
+            "model": space.model,
+            "digest": space.digest,
+            "dimension": space.dimension,
+            "numeric_class": space.numeric_class,
+        }
+        return cls(
+            parse=Recipe("parse", 1),
+            vectors=Recipe("vectors", 1, parameters),
+            nodes=Recipe("nodes", 1, parameters),
+            topics=Recipe("topics", 1, parameters),
+            index=Recipe("index", 1, parameters),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The artifacts of one entry."""
+
+    parse: ArtifactName
+    vectors: ArtifactName
+    nodes: ArtifactName
+
+
+def name_artifacts(kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId) -> Names:
+    """Return the names of what this entry's recipes make."""
+    parse = artifact_name(kernel.vault, tenant_id, recipes.parse, [entry_id])
+    vectors = artifact_name(kernel.vault, tenant_id, recipes.vectors, [parse])
+    return Names(parse, vectors, artifact_name(kernel.vault, tenant_id, recipes.nodes, [parse, vectors]))
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What was made of one entry; ``vectors`` has shape (passages, dimension)."""
+
+    entry_id: EntryId
+    parsed: Parsed
+    vectors: Vectors
+    nodes: tuple[NodeOutline, ...]
+
+
+def embedding_text(parsed: Parsed, index: int) -> str:
+    """Return what the encoder sees of a passage: its context, then its text."""
+    passage = parsed.passages[index]
+    text = parsed.text[passage.start : passage.end]
+    return f"{passage.context}\n{text}" if passage.context else text
+
+
+def derive(parsed: Mapping[EntryId, Parsed], encoder: Encoder) -> list[Derived]:
+    """Encode parsed entries in one go and fold each one's tree."""
+    texts = [
+        embedding_text(entry, index) for entry in parsed.values() for index in range(len(entry.passages))
+    ]
+    vectors = encoder.encode(texts, role="passage")
+    made: list[Derived] = []
+    start = 0
+    for entry_id, entry in parsed.items():
+        own = vectors[start : start + len(entry.passages)]
+        start += len(entry.passages)
+        nodes = tuple(
+            NodeOutline(node.section, node.passages, node.summary) for node in fold_nodes(entry, own)
+        )
+        made.append(Derived(entry_id, entry, own, nodes))
+    return made
+
+
+def to_artifacts(
+    kernel: Kernel, recipes: Recipes, tenant_id: TenantId, made: Sequence[Derived]
+) -> list[Artifact]:
+    """Return the artifacts of derived entries, each sealed under its entry's key."""
+    artifacts: list[Artifact] = []
+    for derived in made:
+        names = name_artifacts(kernel, recipes, tenant_id, derived.entry_id)
+        under = derived.entry_id
+        artifacts += [
+            Artifact(names.parse, recipes.parse.name, (under,), dump_parsed(derived.parsed), under),
+            Artifact(
+                names.vectors, recipes.vectors.name, (names.parse,), dump_vectors(derived.vectors), under
+            ),
+            Artifact(
+                names.nodes,
+                recipes.nodes.name,
+                (names.parse, names.vectors),
+                dump_nodes(derived.nodes),
+                under,
+            ),
+        ]
+    return artifacts
+
+
+def parse_contents(
+    parser: Parser, contents: Mapping[EntryId, Content]
+) -> tuple[dict[EntryId, Parsed], dict[EntryId, LetheError]]:
+    """Parse each content on its own; return what was read, and why the rest could not be."""
+    parsed: dict[EntryId, Parsed] = {}
+    refused: dict[EntryId, LetheError] = {}
+    for entry_id, content in contents.items():
+        try:
+            parsed[entry_id] = parser.parse(content)
+        except LetheError as error:
+            refused[entry_id] = error
+    return parsed, refused

@@ -1,0 +1,398 @@
+"""The service as its doors see it: the use cases, one method each, and its life from start to stop."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import orjson
+import sqlalchemy as sa
+
+from memory.clock import to_datetime, to_micros
+from memory.errors import ForgottenError, InvalidInputError, NotFoundError
+from memory.fence import shared
+from memory.journal import iter_headers, list_entry_ids, list_versions
+from memory.kernel import Kernel, find_denied, get_position
+from memory.ledger import list_artifacts
+from memory.ports import Store
+from memory.tables import artifacts, certificates, denied, entries, forgets
+from memory.values import Content, EntryId, JsonValue, SourceId, TenantId
+from reader.switch import SwitchingReader
+from service.access import Access
+from service.answer import Answerer
+from service.forgetting import Forgetting
+from service.generation import Card, State
+from service.index import Indexes
+from service.recall import Recaller
+from service.remember import INGEST, remember, view_job
+from service.views import (
+    Answered,
+    ForgetView,
+    JobView,
+    Page,
+    Principal,
+    Recalled,
+    Remembered,
+    Scope,
+    SourceView,
+)
+from service.work import REBUILD, Work
+
+POLL_SECONDS = 0.02
+OPEN = ("queued", "running")
+
+
+class Waker(Protocol):
+    """Runs jobs somewhere: embedded threads, or workers behind a broker."""
+
+    def start(self, run_job: Callable[[str], None], list_due: Callable[[int], Sequence[str]]) -> None: ...
+
+    def wake(self, job_id: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass
+class Lethe:
+    """Everything wired; made by ``service.wiring``."""
+
+    kernel: Kernel
+    access: Access
+    indexes: Indexes
+    recaller: Recaller
+    answerer: Answerer
+    forgetting: Forgetting
+    work: Work
+    waker: Waker
+    stores: Sequence[Store]
+    load_reader: SwitchingReader | None
+    default_tenant: TenantId
+    admin_key_file: Path
+    _started: bool = False
+
+    # Life
+
+    def start(self) -> None:
+        """Open the indexes, make the first key, start workers, begin to load the reader."""
+        self.kernel.create_tenant(self.default_tenant)
+        self.access.ensure_admin_key(self.default_tenant, self.admin_key_file)
+        self.kernel.jobs.release_all()
+        self.indexes.open_all()
+        self.waker.start(self.work.run, self.kernel.jobs.list_due)
+        self._resume()
+        if self.load_reader is not None:
+            self.load_reader.start()
+        self._started = True
+
+    def _resume(self) -> None:
+        """Wake what an earlier process left, and derive again what today's recipes have not made."""
+        for tenant_id in self.kernel.list_tenants():
+            with self.kernel.database.write() as connection:
+                if self._lacks_derived(connection, tenant_id):
+                    self.kernel.jobs.add_once(connection, tenant_id, REBUILD)
+        for job_id in self.kernel.jobs.list_due(1_000):
+            self.waker.wake(job_id)
+
+    def _lacks_derived(self, connection: sa.Connection, tenant_id: TenantId) -> bool:
+        indexed = self.indexes.get(tenant_id).state.ordinals.keys()
+        ids = set(list_entry_ids(connection, tenant_id))
+        missing = ids - indexed - find_denied(connection, tenant_id, ids)
+        waiting = sum(self.kernel.jobs.count_open(tenant_id).get(kind, 0) for kind in (INGEST, REBUILD))
+        made = {EntryId(under) for _, under in list_artifacts(connection, tenant_id, "nodes")}
+        return not waiting and bool(missing & made)
+
+    def stop(self) -> None:
+        """Let running work finish, then close everything."""
+        self._started = False
+        self.waker.stop()
+        self.indexes.close()
+        self.kernel.database.close()
+
+    def is_ready(self) -> dict[str, str]:
+        """Return what is missing before requests can be served; nothing when ready."""
+        return {} if self._started else {"service": "starting"}
+
+    def authenticate(self, key: str) -> Principal:
+        """Return who a key belongs to."""
+        return self.access.authenticate(key)
+
+    def reading(self, tenant_id: TenantId) -> AbstractContextManager[None]:
+        """Hold the fence shared: content leaves only inside this block, after a recheck."""
+        return shared(self.kernel.fence, tenant_id)
+
+    # Remember
+
+    def remember(
+        self, tenant_id: TenantId, contents: Sequence[Content], *, source_id: SourceId | None = None
+    ) -> list[Remembered]:
+        """Append contents and wake workers for them."""
+        done = remember(self.kernel, tenant_id, contents, source_id)
+        queued = [item.job.id for item in done if item.job.status == "queued"]
+        for job_id in queued[::INGEST_STRIDE]:
+            self.waker.wake(job_id)
+        return [self._with_passages(tenant_id, item) for item in done]
+
+    def _with_passages(self, tenant_id: TenantId, item: Remembered) -> Remembered:
+        if item.job.status != "done":
+            return item
+        view = self.get_source(tenant_id, item.source_id)
+        return Remembered(item.source_id, item.version, item.job, view.passages, item.unchanged)
+
+    def get_job(self, tenant_id: TenantId, job_id: str) -> JobView:
+        """Return a job of this tenant."""
+        return view_job(self.kernel.jobs.get(tenant_id, job_id))
+
+    def wait_job(self, tenant_id: TenantId, job_id: str, *, timeout_seconds: float) -> JobView:
+        """Return a job once it has ended, or as it is when the time is up."""
+        deadline = time.monotonic() + timeout_seconds
+        while (view := self.get_job(tenant_id, job_id)).status in OPEN and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return view
+
+    def list_jobs(self, tenant_id: TenantId, *, cursor: str | None, limit: int) -> Page[JobView]:
+        """Return a page of jobs, newest first."""
+        found = self.kernel.jobs.list_page(tenant_id, _read_cursor(cursor), limit + 1)
+        more = len(found) > limit
+        last = found[limit - 1] if more else None
+        following = None if last is None else _make_cursor(last.created_us, last.id)
+        return Page(tuple(view_job(job) for job in found[:limit]), following)
+
+    # Sources
+
+    def get_source(
+        self, tenant_id: TenantId, source_id: SourceId, *, as_of: datetime | None = None
+    ) -> SourceView:
+        """Return a source's newest version, or the one that held at a time, with its text."""
+        with self.kernel.database.read() as connection:
+            versions = list_versions(connection, tenant_id, [source_id])
+            hidden = find_denied(connection, tenant_id, [version.id for version in versions])
+            tombstone = None if versions else _find_tombstone(connection, tenant_id, source_id)
+        if tombstone or (versions and all(version.id in hidden for version in versions)):
+            raise ForgottenError(f"document {source_id}")
+        visible = [version for version in versions if version.id not in hidden]
+        at = None if as_of is None else to_micros(as_of)
+        held = [version for version in visible if at is None or version.recorded_us <= at]
+        if not held:
+            raise NotFoundError("document", source_id)
+        with self.kernel.database.read() as connection:
+            ((row, header),) = iter_headers(connection, self.kernel.vault, tenant_id, [held[-1].id])
+        parsed = self.recaller.load_parsed(tenant_id, [row.id]).get(row.id)
+        attributes = header.attributes
+        return SourceView(
+            source_id=row.source_id,
+            kind=row.kind,
+            external_id=attributes.external_id,
+            version=visible.index(held[-1]) + 1,
+            title=attributes.title or (parsed.title if parsed else None),
+            subjects=attributes.subjects,
+            metadata=attributes.metadata,
+            user_id=attributes.user_id,
+            agent_id=attributes.agent_id,
+            run_id=attributes.run_id,
+            occurred_at=attributes.occurred_at,
+            recorded_at=to_datetime(row.recorded_us),
+            passages=len(parsed.passages) if parsed else None,
+            text=parsed.text if parsed else None,
+        )
+
+    def list_sources(
+        self, tenant_id: TenantId, *, kind: str, user_id: str | None, cursor: str | None, limit: int
+    ) -> Page[SourceView]:
+        """Return a page of the sources of one kind, newest first, as indexed."""
+        state = self.indexes.get(tenant_id).state
+        visible = np.flatnonzero(state.list_visible(None)).tolist()
+        after = _read_cursor(cursor)
+        with self.kernel.database.read() as connection:
+            hidden = find_denied(connection, tenant_id, [state.cards[at].row.id for at in visible])
+        keyed = sorted(
+            (
+                ((state.cards[at].row.recorded_us, state.cards[at].row.id), at)
+                for at in visible
+                if state.cards[at].row.kind == kind
+                and (user_id is None or state.cards[at].attributes.user_id == user_id)
+                and state.cards[at].row.id not in hidden
+            ),
+            reverse=True,
+        )
+        rest = [item for item in keyed if after is None or item[0] < after]
+        page = rest[:limit]
+        following = _make_cursor(*page[-1][0]) if len(rest) > limit else None
+        return Page(tuple(_view_card(state, at) for _, at in page), following)
+
+    # Recall and answer
+
+    def recall(
+        self,
+        tenant_id: TenantId,
+        query: str,
+        *,
+        limit: int = 10,
+        filter: JsonValue = None,
+        as_of: datetime | None = None,
+        hierarchy: bool | None = None,
+    ) -> Recalled:
+        """Return passages for a query; to be rechecked while ``reading`` when handed over."""
+        return self.recaller.recall(
+            tenant_id, query, limit=limit, filter=filter, as_of=as_of, hierarchy=hierarchy
+        )
+
+    def recheck_recall(self, tenant_id: TenantId, recalled: Recalled) -> Recalled:
+        """Drop what was denied meanwhile."""
+        return self.recaller.recheck(tenant_id, recalled)
+
+    def answer(
+        self,
+        tenant_id: TenantId,
+        query: str,
+        *,
+        limit: int = 8,
+        filter: JsonValue = None,
+        as_of: datetime | None = None,
+    ) -> Answered:
+        """Return a checked answer or an abstention; to be rechecked when handed over."""
+        return self.answerer.answer(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
+
+    def iter_answer(
+        self,
+        tenant_id: TenantId,
+        query: str,
+        *,
+        limit: int = 8,
+        filter: JsonValue = None,
+        as_of: datetime | None = None,
+    ) -> Generator[Answered, None, None]:
+        """Yield one answer per supported claim, then the whole."""
+        return self.answerer.iter_answer(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
+
+    def recheck_answer(self, tenant_id: TenantId, answered: Answered) -> Answered:
+        """Abstain when any of the evidence was denied meanwhile."""
+        return self.answerer.recheck(tenant_id, answered)
+
+    # Forget
+
+    def forget(self, tenant_id: TenantId, scope: Scope, *, preview: bool) -> ForgetView:
+        """Count what a scope means, or fence it: once this returns, nothing of it leaves."""
+        if preview:
+            return self.forgetting.preview(tenant_id, scope)
+        view, job_id = self.forgetting.execute(tenant_id, scope)
+        self.waker.wake(job_id)
+        return view
+
+    def get_forget(self, tenant_id: TenantId, forget_id: str) -> ForgetView:
+        """Return a forget request's progress."""
+        return self.forgetting.view(tenant_id, forget_id)
+
+    def wait_forget(self, tenant_id: TenantId, forget_id: str, *, timeout_seconds: float) -> ForgetView:
+        """Return a forget request once it is certified or failed, or as it is when the time is up."""
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            view = self.get_forget(tenant_id, forget_id)
+            if view.state in ("certified", "failed"):
+                return view
+            time.sleep(POLL_SECONDS)
+        return self.get_forget(tenant_id, forget_id)
+
+    def get_certificate(self, tenant_id: TenantId, forget_id: str) -> dict[str, JsonValue]:
+        """Return the signed certificate of a certified request."""
+        return self.forgetting.get_certificate(tenant_id, forget_id)
+
+    # Operations
+
+    def rebuild(self, tenant_id: TenantId) -> JobView:
+        """Queue the remaking of everything derived from the journal."""
+        with self.kernel.database.write() as connection:
+            job = self.kernel.jobs.add(connection, tenant_id, REBUILD, [""])[0]
+        self.waker.wake(job.id)
+        return view_job(job)
+
+    def stats(self, tenant_id: TenantId) -> dict[str, JsonValue]:
+        """Return counts of what is held, and how far the work is."""
+        generation = self.indexes.get(tenant_id)
+        state = generation.state
+        mine = entries.c.tenant_id == tenant_id
+        with self.kernel.database.read() as connection:
+            position = get_position(connection, tenant_id)
+            held = connection.scalar(sa.select(sa.func.count()).select_from(entries).where(mine)) or 0
+            kinds = connection.execute(
+                sa.select(
+                    artifacts.c.recipe, sa.func.count(), sa.func.sum(sa.func.length(artifacts.c.payload))
+                )
+                .where(artifacts.c.tenant_id == tenant_id)
+                .group_by(artifacts.c.recipe)
+            ).all()
+            states = connection.execute(
+                sa.select(forgets.c.state, sa.func.count())
+                .where(forgets.c.tenant_id == tenant_id)
+                .group_by(forgets.c.state)
+            ).all()
+            certified = connection.scalar(
+                sa.select(sa.func.count())
+                .select_from(certificates)
+                .where(certificates.c.tenant_id == tenant_id)
+            )
+        visible = int(state.list_visible(None).sum())
+        return {
+            "epoch": position.epoch,
+            "entries": held,
+            "sources": visible,
+            "passages": sum(card.passages for card in state.cards),
+            "nodes": sum(len(card.nodes) for card in state.cards),
+            "artifacts": {recipe: {"count": count, "bytes": int(size or 0)} for recipe, count, size in kinds},
+            "jobs": dict(self.kernel.jobs.count_open(tenant_id)),
+            "forgets": {name: count for name, count in states},
+            "certificates": certified or 0,
+            "embedder": self.indexes.encoder.space.model,
+            "reader": self.answerer.reader.name,
+            "hierarchy": self.recaller.hierarchy,
+        }
+
+
+INGEST_STRIDE = 16
+"""One message per so many queued entries: a worker that wakes takes all that wait."""
+
+
+def _find_tombstone(connection: sa.Connection, tenant_id: TenantId, source_id: str) -> str | None:
+    return connection.scalar(
+        sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id, denied.c.source_id == source_id)
+    )
+
+
+def _view_card(state: State, ordinal: int) -> SourceView:
+    card: Card = state.cards[ordinal]
+    attributes = card.attributes
+    return SourceView(
+        source_id=card.row.source_id,
+        kind=card.row.kind,
+        external_id=attributes.external_id,
+        version=state.get_version(ordinal),
+        title=card.title,
+        subjects=attributes.subjects,
+        metadata=attributes.metadata,
+        user_id=attributes.user_id,
+        agent_id=attributes.agent_id,
+        run_id=attributes.run_id,
+        occurred_at=attributes.occurred_at,
+        recorded_at=to_datetime(card.row.recorded_us),
+        passages=card.passages,
+    )
+
+
+def _make_cursor(micros: int, name: str) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([micros, name])).decode()
+
+
+def _read_cursor(cursor: str | None) -> tuple[int, str] | None:
+    if cursor is None:
+        return None
+    try:
+        micros, name = orjson.loads(base64.urlsafe_b64decode(cursor.encode()))
+        return int(micros), str(name)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError("not a cursor of this service", where="cursor") from error

@@ -1,0 +1,179 @@
+"""What the use cases take and return: plain immutable values, no HTTP and no SQL in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Literal, TypeVar
+
+from memory.values import EntryId, ForgetId, JobId, JsonValue, PassageId, SourceId, TenantId
+
+Role = Literal["read", "write", "forget", "admin"]
+JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+ForgetState = Literal[
+    "previewed", "fenced", "erasing", "folding", "verifying", "purging", "certified", "failed"
+]
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: the tenant a key belongs to, and what the key may do."""
+
+    tenant_id: TenantId
+    roles: frozenset[Role]
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as its owner sees it. ``error`` is problem JSON (RFC 9457) when it failed."""
+
+    id: JobId
+    kind: str
+    status: JobStatus
+    progress: float
+    error: Mapping[str, JsonValue] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The acknowledgement of one remembered entry. ``unchanged``: it was there already, word for word."""
+
+    source_id: SourceId
+    version: int
+    job: JobView
+    passages: int | None = None
+    unchanged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """A remembered document or memory, newest version."""
+
+    source_id: SourceId
+    kind: str
+    external_id: str | None
+    version: int
+    title: str | None
+    subjects: tuple[str, ...]
+    metadata: Mapping[str, JsonValue]
+    user_id: str | None
+    agent_id: str | None
+    run_id: str | None
+    occurred_at: datetime | None
+    recorded_at: datetime
+    passages: int | None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """One page of a listing; ``next_cursor`` is opaque and None on the last page."""
+
+    items: tuple[Item, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a text stands: code points in the extracted text, and the reader's landmarks."""
+
+    start: int
+    end: int
+    page: int | None = None
+    heading: str | None = None
+    messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecallHit:
+    """One passage found. ``entry_id`` is its lineage, for the check before sending."""
+
+    passage_id: PassageId
+    source_id: SourceId
+    entry_id: EntryId
+    external_id: str | None
+    version: int
+    title: str | None
+    text: str
+    score: float
+    span: Span
+    subjects: tuple[str, ...]
+    metadata: Mapping[str, JsonValue]
+    occurred_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The result of a recall, at the epoch at which it was last checked."""
+
+    epoch: int
+    hits: tuple[RecallHit, ...]
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCitation:
+    """A verbatim quote and where it stands (``span``: the quote's own place in the source's text)."""
+
+    source_id: SourceId
+    entry_id: EntryId
+    external_id: str | None
+    passage_id: PassageId
+    quote: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerClaim:
+    """One sentence of the answer; ``citations`` index into the answer's citations."""
+
+    text: str
+    supported: bool
+    citations: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A checked answer, or an abstention (``answer`` None). ``reader`` names which reader answered.
+
+    ``lineage`` is every entry the reader saw, cited or not.
+    """
+
+    epoch: int
+    answer: str | None
+    abstained: bool
+    confidence: float
+    claims: tuple[AnswerClaim, ...]
+    citations: tuple[AnswerCitation, ...]
+    reader: str
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    lineage: tuple[EntryId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What to forget. Every condition that is given must hold; an empty scope is refused."""
+
+    ids: tuple[str, ...] = ()
+    external_ids: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+    filter: Mapping[str, JsonValue] | None = None
+    time_from: datetime | None = None
+    time_to: datetime | None = None
+    user_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetView:
+    """A forget request's progress. ``remaining`` counts what still has to go, per store."""
+
+    id: ForgetId
+    state: ForgetState
+    epoch: int
+    counts: Mapping[str, int]
+    remaining: Mapping[str, int] = field(default_factory=dict)
+    error: Mapping[str, JsonValue] | None = None

@@ -1,0 +1,192 @@
+"""What each kind of job does. A worker calls ``run`` with a job id; the row decides everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
+
+import sqlalchemy as sa
+import structlog
+
+from memory.database import chunked
+from memory.errors import InvalidInputError, LetheError, UnavailableError
+from memory.jobs import Job
+from memory.journal import delete_entries, get_content, list_entry_ids, record_changes
+from memory.kernel import Kernel, find_denied
+from memory.ledger import add_edges, delete, drop_edges_from, list_artifacts, put
+from memory.ports import Parser
+from memory.values import Content, EntryId, JobId, JsonValue, TenantId
+from service.forgetting import Forgetting
+from service.index import Indexes
+from service.ingest import derive, name_artifacts, parse_contents, to_artifacts
+from service.remember import INGEST
+from service.topics import fold_topics
+
+FOLD, COMPACT, FORGET, REBUILD = "fold", "compact", "forget", "rebuild"
+INGEST_BATCH = 64
+COMPACT_ROWS = 4096
+
+log = structlog.get_logger()
+
+
+class Work:
+    """Runs jobs, one or a batch at a time."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        indexes: Indexes,
+        forgetting: Forgetting,
+        parser: Parser,
+        wake: Callable[[str], None],
+    ) -> None:
+        self.kernel = kernel
+        self.indexes = indexes
+        self.forgetting = forgetting
+        self.parser = parser
+        self.wake = wake
+        self._kinds: Mapping[str, Callable[[Job], None]] = {
+            INGEST: self._ingest_with_others,
+            FOLD: self._fold,
+            COMPACT: self._compact,
+            FORGET: self.forgetting.run,
+            REBUILD: self._rebuild,
+        }
+
+    def run(self, job_id: str) -> None:
+        """Do a job if it is still to be done; whatever happens is written on its row."""
+        job = self.kernel.jobs.claim(job_id)
+        if job is None:
+            return
+        try:
+            self._kinds[job.kind](job)
+        except LetheError as error:
+            self._fail([job], error)
+        except Exception as error:  # the process edge: a defect must not leave the job running for ever
+            log.exception("job failed", job_id=job.id, kind=job.kind)
+            self.kernel.jobs.fail([job], _problem(error, "an internal error"), retry=False)
+
+    def _fail(self, jobs: Sequence[Job], error: LetheError) -> None:
+        log.warning("job failed", job_ids=[job.id for job in jobs], error=type(error).__name__)
+        self.kernel.jobs.fail(jobs, _problem(error, str(error)), retry=isinstance(error, UnavailableError))
+
+    def _queue(self, tenant_id: TenantId, kind: str) -> JobId | None:
+        with self.kernel.database.write() as connection:
+            job = self.kernel.jobs.add_once(connection, tenant_id, kind)
+        if job is not None:
+            self.wake(job.id)
+        return None if job is None else job.id
+
+    def _ingest_with_others(self, job: Job) -> None:
+        """Ingest the claimed entry together with others of its tenant that are waiting."""
+        batch = [job, *self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1)]
+        try:
+            self._ingest(job.tenant_id, batch)
+        except LetheError as error:
+            self._fail(batch, error)
+            return
+        self._queue(job.tenant_id, FOLD)
+        if self.indexes.count_unsaved(job.tenant_id) > COMPACT_ROWS:
+            self._queue(job.tenant_id, COMPACT)
+
+    def _ingest(self, tenant_id: TenantId, batch: Sequence[Job]) -> None:
+        kernel = self.kernel
+        jobs = {EntryId(job.target): job for job in batch}
+        parsed, refused = parse_contents(self.parser, self._read_contents(tenant_id, list(jobs)))
+        made = derive(parsed, self.indexes.encoder)
+        kernel.jobs.extend(batch, 0.9)
+        with kernel.commit(tenant_id, list(jobs)) as commit:
+            kept = [derived for derived in made if derived.entry_id not in commit.denied]
+            artifacts = to_artifacts(kernel, self.indexes.recipes, tenant_id, kept)
+            put(commit.connection, kernel.vault, tenant_id, artifacts)
+            ids = [derived.entry_id for derived in kept]
+            self._link_to_index(commit.connection, tenant_id, ids)
+            record_changes(commit.connection, tenant_id, ids, "indexed")
+            kernel.jobs.finish(commit.connection, [jobs[entry_id] for entry_id in ids])
+        for entry_id, error in refused.items():
+            self._refuse(tenant_id, jobs[entry_id], entry_id, error)
+        self.indexes.get(tenant_id)  # follow now, so that the next recall need not
+
+    def _read_contents(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> dict[EntryId, Content]:
+        """Return the contents of entries that are still there and may still be opened."""
+        opener = self.kernel.vault.opener(tenant_id, entry_ids)
+        with self.kernel.database.read() as connection:
+            hidden = find_denied(connection, tenant_id, entry_ids)
+            found = {
+                entry_id: get_content(connection, opener, entry_id)
+                for entry_id in entry_ids
+                if entry_id not in hidden
+            }
+        return {entry_id: content for entry_id, content in found.items() if content is not None}
+
+    def _link_to_index(
+        self, connection: sa.Connection, tenant_id: TenantId, entry_ids: Sequence[EntryId]
+    ) -> None:
+        index = self.indexes.name_index(tenant_id)
+        names = [
+            name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id).vectors
+            for entry_id in entry_ids
+        ]
+        add_edges(connection, tenant_id, [(index, name) for name in names])
+
+    def _refuse(self, tenant_id: TenantId, job: Job, entry_id: EntryId, error: LetheError) -> None:
+        """Fail a job whose content cannot be read, and take the content back: nothing stays by halves."""
+        self._fail([job], error)
+        if isinstance(error, InvalidInputError):
+            with self.kernel.database.write() as connection:
+                delete_entries(connection, tenant_id, [entry_id])
+            self.kernel.vault.destroy_keys(tenant_id, [entry_id])
+
+    def _fold(self, job: Job) -> None:
+        if not fold_topics(self.kernel, self.indexes, job.tenant_id):
+            raise UnavailableError("a forget came between; folding again")
+        self._finish(job)
+
+    def _compact(self, job: Job) -> None:
+        self.indexes.rewrite(job.tenant_id)
+        self._finish(job)
+
+    def _rebuild(self, job: Job) -> None:
+        """Make everything derived again from the journal: the same recipes, so the same content."""
+        tenant_id = job.tenant_id
+        with self.kernel.database.read() as connection:
+            everything = list_entry_ids(connection, tenant_id)
+        for at, batch in enumerate(chunked(everything, INGEST_BATCH)):
+            self._derive_again(tenant_id, batch)
+            self.kernel.jobs.extend([job], min(0.9, at * INGEST_BATCH / max(1, len(everything))))
+        self._drop_stale(tenant_id, everything)
+        self.indexes.rewrite(tenant_id)
+        self._fold(job)
+
+    def _derive_again(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
+        parsed, refused = parse_contents(self.parser, self._read_contents(tenant_id, entry_ids))
+        for entry_id, error in refused.items():
+            log.warning("entry cannot be read again", entry_id=entry_id, error=type(error).__name__)
+        made = derive(parsed, self.indexes.encoder)
+        with self.kernel.commit(tenant_id, entry_ids) as commit:
+            kept = [derived for derived in made if derived.entry_id not in commit.denied]
+            artifacts = to_artifacts(self.kernel, self.indexes.recipes, tenant_id, kept)
+            put(commit.connection, self.kernel.vault, tenant_id, artifacts)
+            self._link_to_index(commit.connection, tenant_id, [derived.entry_id for derived in kept])
+
+    def _drop_stale(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
+        """Delete what other recipes made: an earlier model's vectors, say."""
+        wanted = {
+            name
+            for entry_id in entry_ids
+            for name in astuple(name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id))
+        }
+        recipes = self.indexes.recipes
+        with self.kernel.database.write() as connection:
+            for recipe in (recipes.parse, recipes.vectors, recipes.nodes):
+                there = {name for name, _ in list_artifacts(connection, tenant_id, recipe.name)}
+                drop_edges_from(connection, tenant_id, there - wanted)
+                delete(connection, tenant_id, there - wanted)
+
+    def _finish(self, job: Job) -> None:
+        with self.kernel.database.write() as connection:
+            self.kernel.jobs.finish(connection, [job])
+
+
+def _problem(error: Exception, detail: str) -> dict[str, JsonValue]:
+    return {"type": "about:blank", "title": type(error).__name__, "detail": detail}

@@ -1,0 +1,1 @@
+"""What comes in: documents and chats, parsed into sections and passages."""

@@ -1,0 +1,53 @@
+"""What a format hands to the splitter: text, its blocks, and where headings begin.
+
+Spans are half-open ranges of code points in ``Extracted.text``. Nothing here knows a format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+BlockKind = Literal["paragraph", "heading", "list", "table", "code", "turn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Who said a block of a chat, and when. ``id`` is what a citation names."""
+
+    id: str
+    speaker: str
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of text best kept whole. ``header_end`` closes a table's header row (0: none)."""
+
+    start: int
+    end: int
+    kind: BlockKind = "paragraph"
+    page: int | None = None
+    header_end: int = 0
+    turn: Turn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A section begins at ``start``; level 1 is the outermost. The label need not be in the text."""
+
+    start: int
+    level: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """The text of one body with its structure; blocks and headings in reading order."""
+
+    text: str
+    blocks: tuple[Block, ...]
+    headings: tuple[Heading, ...] = ()
+    title: str | None = None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,28 @@
+"""Plain text: paragraphs are what blank lines set apart. The extracted text is the decoded body."""
+
+from __future__ import annotations
+
+import re
+
+from sources.decoding import decode_text
+from sources.outline import Block, Extracted
+
+MAX_TITLE_CHARACTERS = 120
+
+_PARAGRAPH = re.compile(r"[^\n]*\S[^\n]*(?:\n[^\n]*\S[^\n]*)*")
+_FIRST_LINE = re.compile(r"\s*(?P<line>\S[^\n]*)\n[ \t]*\n")
+
+
+def extract_text(body: bytes, charset: str | None) -> Extracted:
+    """Return the text with a block a paragraph, and a first line standing alone as the title."""
+    text, warnings = decode_text(body, charset)
+    blocks = tuple(Block(*found.span()) for found in _PARAGRAPH.finditer(text))
+    return Extracted(text, blocks, title=_title(text), warnings=tuple(warnings))
+
+
+def _title(text: str) -> str | None:
+    found = _FIRST_LINE.match(text)
+    if found is None:
+        return None
+    line = found["line"].strip()
+    return line if len(line) <= MAX_TITLE_CHARACTERS and line[-1] not in ".!?:;,。" else None

@@ -1,0 +1,75 @@
+"""The switch: answers from the first moment, and whatever happens to the model."""
+
+import threading
+
+import pytest
+
+from memory.errors import CorruptionError, UnavailableError
+from memory.values import Claim, Evidence, Reading
+from reader.switch import SwitchingReader
+
+
+class Saying:
+    """A reader that says its name, or raises after so many claims."""
+
+    def __init__(self, name: str, *, fails_after: int | None = None) -> None:
+        self.name = name
+        self._fails_after = fails_after
+
+    def iter_claims(self, question, evidence):
+        for number in range(2):
+            if number == self._fails_after:
+                raise UnavailableError("out of memory")
+            yield Claim(f"{self.name} {number}", supported=True)
+
+    def read(self, question: str, evidence: list[Evidence]) -> Reading:
+        return Reading(tuple(self.iter_claims(question, evidence)), 1.0, self.name)
+
+
+def names(switch: SwitchingReader) -> list[str]:
+    return [claim.text for claim in switch.iter_claims("?", [])]
+
+
+def test_it_answers_before_and_after_the_load():
+    gate = threading.Event()
+
+    def load() -> Saying:
+        gate.wait(10)
+        return Saying("model")
+
+    switch = SwitchingReader(Saying("plain"), load)
+    assert switch.read("?", []).reader == "plain"  # not even started
+    switch.start()
+    assert (switch.read("?", []).reader, switch.name) == ("plain", "plain")
+    gate.set()
+    assert switch.wait(10)
+    assert (switch.read("?", []).reader, switch.name) == ("model", "model")
+    assert names(switch) == ["model 0", "model 1"]
+
+
+def test_a_failed_load_leaves_the_plain_reader():
+    def load() -> Saying:
+        raise CorruptionError("not a model")
+
+    switch = SwitchingReader(Saying("plain"), load)
+    switch.start()
+    assert not switch.wait(10)
+    assert isinstance(switch.failure, CorruptionError)
+    assert names(switch) == ["plain 0", "plain 1"]
+
+
+def test_it_steps_in_when_the_model_is_unavailable():
+    switch = SwitchingReader(Saying("plain"), lambda: Saying("model", fails_after=0))
+    switch.start()
+    switch.wait(10)
+    assert switch.read("?", []).reader == "plain"
+    assert names(switch) == ["plain 0", "plain 1"]
+
+
+def test_it_does_not_step_in_midway():
+    """Two readers' sentences are never mixed in one stream."""
+    switch = SwitchingReader(Saying("plain"), lambda: Saying("model", fails_after=1))
+    switch.start()
+    switch.wait(10)
+    with pytest.raises(UnavailableError):
+        names(switch)

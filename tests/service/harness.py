@@ -1,0 +1,122 @@
+"""A whole service over a temporary folder: real SQLite, vault and indexes; jobs run when a test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from memory.ports import Encoder, Reader
+from memory.values import Attributes, Content, TenantId
+from reader.extractive import ExtractiveReader
+from service.lethe import Lethe
+from service.settings import Settings
+from service.wiring import build, build_kernel
+
+TENANT = TenantId("default")
+
+
+class StepWaker:
+    """Runs nothing by itself: ``drain`` does every due job in this thread, oldest first."""
+
+    def __init__(self) -> None:
+        self.run_job: Callable[[str], None] | None = None
+        self.list_due: Callable[[int], Sequence[str]] | None = None
+
+    def start(self, run_job: Callable[[str], None], list_due: Callable[[int], Sequence[str]]) -> None:
+        self.run_job, self.list_due = run_job, list_due
+
+    def wake(self, job_id: str) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def drain(self) -> int:
+        assert self.run_job is not None and self.list_due is not None
+        done = 0
+        while due := self.list_due(1_000):
+            for job_id in due:
+                self.run_job(job_id)
+                done += 1
+        return done
+
+
+class Ids:
+    """Ids given by the test first, then numbered ones: equal histories get equal ids."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+        self.count = 0
+
+    def __call__(self) -> str:
+        if self.given:
+            return self.given.pop(0)
+        self.count += 1
+        return f"{self.count:032x}"
+
+
+class TestClock:
+    """Stands still until it is set; a second between operations."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.now_us = 1_750_000_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+class House:
+    """One service and what drives it."""
+
+    def __init__(self, data: Path, encoder: Encoder, reader: Reader | None = None, **settings: object) -> None:
+        self.data = data
+        self.encoder = encoder
+        self.clock = TestClock()
+        self.ids = Ids()
+        self.settings = Settings(data=data, reader="extractive", **settings)  # type: ignore[arg-type]
+        self.reader = reader or ExtractiveReader(encoder)
+        self.open()
+
+    def open(self) -> None:
+        self.waker = StepWaker()
+        kernel = build_kernel(self.settings, clock=self.clock, new_id=self.ids)
+        self.lethe: Lethe = build(
+            self.settings, self.waker, encoder=self.encoder, reader=self.reader, kernel=kernel
+        )
+        self.lethe.start()
+
+    def restart(self) -> None:
+        self.lethe.stop()
+        self.open()
+
+    def remember(self, text: str, entry_id: str | None = None, **attributes: object) -> str:
+        """Remember one text and do its job; returns the source id."""
+        if entry_id is not None:
+            self.ids.given = [entry_id]
+        done = self.lethe.remember(TENANT, [text_content(text, **attributes)])
+        self.waker.drain()
+        return done[0].source_id
+
+    def digest(self) -> dict[str, str]:
+        from memory.digest import digest_content
+
+        return digest_content(self.lethe.stores, TENANT)
+
+    def found(self, query: str, limit: int = 20, **kwargs: object) -> list[tuple[str, str, float]]:
+        recalled = self.lethe.recall(TENANT, query, limit=limit, **kwargs)  # type: ignore[arg-type]
+        with self.lethe.reading(TENANT):
+            recalled = self.lethe.recheck_recall(TENANT, recalled)
+        return [(hit.source_id, hit.text, hit.score) for hit in recalled.hits]
+
+    def close(self) -> None:
+        self.lethe.stop()
+
+
+def text_content(text: str, *, media_type: str = "text/plain", kind: str = "document", **attributes: object) -> Content:
+    return Content(kind, media_type, text.encode(), Attributes(**attributes))  # type: ignore[arg-type]
+
+
+def iter_files(root: Path) -> Iterator[Path]:
+    return (path for path in sorted(root.rglob("*")) if path.is_file())

