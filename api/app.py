@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from api import answer, documents, forget, jobs, memories, openapi, operations, problems, recall
 from api.logs import RequestLog
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 32 * 1024 * 1024
 FENCED_THREADS = 64
 POLLING_THREADS = 8
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""Without this FastAPI would tell OpenTelemetry of requests and exceptions, wherever that is set up."""
 
 
 def create_app(lethe: Lethe, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
@@ -34,6 +43,7 @@ def create_app(lethe: Lethe, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI
             await anyio.to_thread.run_sync(lethe.stop)
 
     app = FastAPI(
+        telemetry=NO_TELEMETRY,
         title="Lethe",
         version=_version(),
         description="Memory for agents: remembers, answers with citations, forgets provably.",

@@ -164,11 +164,16 @@ async def deliver(scope: Scope, send: Send, messages: Iterable[Message]) -> bool
             await send(message)
     if not limit.cancelled_caught:
         return True
+    await cut_off(scope)
+    return False
+
+
+async def cut_off(scope: Scope) -> None:
+    """Drop the connection of a response that has begun and cannot go on; the client sees it broken."""
     abort: Callable[[], None] | None = scope.get(ABORT)
     if abort is not None:
         abort()
         await anyio.sleep(0.001)  # lets the server notice that the connection is lost
-    return False
 
 
 def _messages(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Iterator[Message]:

@@ -15,6 +15,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.fenced import cut_off
 from api.problems import internal_problem
 
 REQUEST_ID = "x-request-id"
@@ -52,8 +53,9 @@ class RequestLog:
         except Exception as error:  # noqa: BLE001 - the edge of the process
             log.error("request failed", error=type(error).__name__, frames=frames_of(error))
             if status:
-                raise ConnectionAbortedError("the response broke off") from None
-            await internal_problem(scope["path"])(scope, receive, send_with_id)
+                await cut_off(scope)
+            else:
+                await internal_problem(scope["path"])(scope, receive, send_with_id)
         finally:
             route = scope.get("route")
             log.info(

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from embedding.encoder import TextEncoder
 from embedding.models import ModelStore, default_cache
 from memory.ports import Encoder
-from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, JsonValue, Parsed
+from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, JsonValue
 from retrieval.hierarchy import fold_nodes, unit
 from retrieval.lexical import LexicalIndex, LexicalRow, write_lexical
 from retrieval.rank import Question, rank

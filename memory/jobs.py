@@ -173,14 +173,21 @@ class Jobs:
         with self.database.write() as connection:
             for job in claimed:
                 again = retry and job.attempts < MAX_ATTEMPTS
-                pause = BACKOFF_SECONDS[min(job.attempts, len(BACKOFF_SECONDS)) - 1] if again else 0
+                if not again:
+                    self.refuse(connection, job, error)
+                    continue
+                pause = BACKOFF_SECONDS[min(job.attempts, len(BACKOFF_SECONDS)) - 1]
                 values = {
-                    "status": "queued" if again else "failed",
+                    "status": "queued",
                     "error": dict(error),
                     "lease_token": None,
-                    "not_before_us": self.clock() + pause * 1_000_000 if again else 0,
+                    "not_before_us": self.clock() + pause * 1_000_000,
                 }
                 self._update(connection, [job], values)
+
+    def refuse(self, connection: sa.Connection, job: Job, error: Mapping[str, JsonValue]) -> None:
+        """Mark a job failed for good, inside the transaction that takes back what it was for."""
+        self._update(connection, [job], {"status": "failed", "error": dict(error), "lease_token": None})
 
     def cancel_targets(self, connection: sa.Connection, targets: Sequence[str]) -> None:
         """Cancel what is still to be done for these targets: their entries were forgotten."""
@@ -217,11 +224,12 @@ class Jobs:
 
     def count_open(self, tenant_id: TenantId | None = None) -> dict[str, int]:
         """Return how many jobs are queued or running, by kind."""
-        query = sa.select(jobs.c.kind, sa.func.count()).where(jobs.c.status.in_(("queued", "running")))
+        number = sa.func.count().label("number")
+        query = sa.select(jobs.c.kind, number).where(jobs.c.status.in_(("queued", "running")))
         if tenant_id is not None:
             query = query.where(jobs.c.tenant_id == tenant_id)
         with self.database.read() as connection:
-            return {kind: count for kind, count in connection.execute(query.group_by(jobs.c.kind))}
+            return {row.kind: row.number for row in connection.execute(query.group_by(jobs.c.kind))}
 
     def list_page(self, tenant_id: TenantId, after: tuple[int, str] | None, limit: int) -> list[Job]:
         """Return the tenant's jobs, newest first, from behind ``after`` (created_us, id)."""

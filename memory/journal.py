@@ -6,6 +6,7 @@ An entry belongs to a source; the versions of a source are its entries in the or
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,7 +73,8 @@ def append(
     content: Content,
 ) -> None:
     """Write one sealed entry."""
-    header = orjson.dumps(_header_json(content))
+    # Metadata may hold integers beyond 64 bits, which orjson does not write.
+    header = json.dumps(_header_json(content), ensure_ascii=False).encode()
     body = zstandard.compress(content.body)
     connection.execute(
         entries.insert().values(

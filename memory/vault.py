@@ -48,6 +48,12 @@ class Vault(Protocol):
     def count_keys(self, tenant_id: TenantId, entry_ids: Collection[EntryId]) -> int:
         """Return how many of these entries still have a data key."""
 
+    def list_entry_ids(self, tenant_id: TenantId) -> list[EntryId]:
+        """Return the entries that have a data key."""
+
+    def close(self) -> None:
+        """Let go of the key store."""
+
 
 class Opener(Protocol):
     """The keys of a few entries, held in memory for one piece of work."""
@@ -106,6 +112,13 @@ class SealedVault:
                     key = _unwrap(self._root, name, wrapped)
             self._tenant_keys[tenant_id] = key
         return key
+
+    def adopt_tenant_key(self, tenant_id: TenantId, key: bytes) -> None:
+        """Give a new tenant a key made elsewhere, so that two stores name the same things alike."""
+        name = f"tenant:{tenant_id}"
+        with self.database.write() as connection:
+            _insert_key(connection, tenant_id, name, _wrap(self._root, name, key))
+        self._tenant_keys[tenant_id] = key
 
     def secret(self, name: str) -> bytes:
         """Return the service's own secret of this name (32 random bytes), made at first use."""
@@ -191,7 +204,7 @@ class SealedVault:
         destroyed = 0
         with self.database.write() as connection:
             touched: set[str] = set()
-            for ids in chunked(sorted(entry_ids)):
+            for ids in chunked(_list_held(connection, tenant_id, entry_ids)):
                 mine = key_uses.c.entry_id.in_(ids)
                 touched |= set(connection.scalars(sa.select(key_uses.c.subject_key).where(mine)))
                 connection.execute(key_uses.delete().where(mine))
@@ -206,18 +219,33 @@ class SealedVault:
     def count_keys(self, tenant_id: TenantId, entry_ids: Collection[EntryId]) -> int:
         """Return how many of these entries still have a data key."""
         with self.database.read() as connection:
-            return sum(
-                len(list(_fetch_keys(connection, [f"entry:{entry_id}" for entry_id in chunk])))
-                for chunk in chunked(sorted(entry_ids))
-            )
+            return len(_list_held(connection, tenant_id, entry_ids))
 
-    def iter_entry_ids(self, tenant_id: TenantId) -> list[EntryId]:
+    def list_entry_ids(self, tenant_id: TenantId) -> list[EntryId]:
         """Return the entries that have a data key."""
         with self.database.read() as connection:
             names = connection.scalars(
                 sa.select(keys.c.name).where(keys.c.tenant_id == tenant_id, keys.c.name.startswith("entry:"))
             )
             return [EntryId(name.removeprefix("entry:")) for name in names]
+
+    def close(self) -> None:
+        """Close the key database and drop the keys held in memory."""
+        self._tenant_keys.clear()
+        self.database.close()
+
+
+def _list_held(
+    connection: sa.Connection, tenant_id: TenantId, entry_ids: Collection[EntryId]
+) -> list[EntryId]:
+    """Return which of these entries have a data key of this tenant: no tenant reaches another's keys."""
+    held: list[EntryId] = []
+    for chunk in chunked(sorted(entry_ids)):
+        names = [f"entry:{entry_id}" for entry_id in chunk]
+        mine = keys.c.name.in_(names) & (keys.c.tenant_id == tenant_id)
+        found = connection.scalars(sa.select(keys.c.name).where(mine))
+        held += [EntryId(name.removeprefix("entry:")) for name in found]
+    return held
 
 
 def _fetch_keys(connection: sa.Connection, names: Sequence[str]) -> Iterable[tuple[str, bytes]]:

@@ -38,8 +38,10 @@ def check_claim(text: str, question: str, evidence: Sequence[Evidence], cited: C
     claim = _Parts(text)
     if not claim.stems and not claim.quantities and not claim.dates:
         return Claim(text, supported=False, reason="it says nothing that could be checked")
-    windows = windows_of(evidence)
     asked = _Parts(question)
+    if len(claim.words) <= SHORT_CLAIM_WORDS and _only_repeats(claim, asked):
+        return Claim(text, supported=False, reason="it only repeats the question")
+    windows = windows_of(evidence)
     reasons: list[tuple[float, str]] = []
     fits = {window: _fit(claim, asked, window) for window in windows}
     for window in sorted(windows, key=lambda window: (window.index not in cited, -fits[window])):
@@ -59,7 +61,8 @@ class _Parts:
         self.words = words_of(text)
         self.quantities = quantities_in(text)
         self.dates = dates_in(text)
-        measured = [(part.start, part.end) for part in (*self.quantities, *self.dates)]
+        measured = [(quantity.start, quantity.end) for quantity in self.quantities]
+        measured += [(date.start, date.end) for date in self.dates]
         self.stems = frozenset(
             word.stem
             for word in self.words
@@ -67,6 +70,13 @@ class _Parts:
         )
         self.codes = codes_in(text)
         self.names = names_in(text)
+
+
+def _only_repeats(claim: _Parts, asked: _Parts) -> bool:
+    """Say whether a claim says nothing that the question did not; a choice it offers may be echoed."""
+    said = {word.stem for word in claim.words}
+    known = {word.stem for word in asked.words}
+    return said <= known and "or" not in known and asked.text.rstrip().endswith("?")
 
 
 def _fit(claim: _Parts, asked: _Parts, window: Window) -> float:

@@ -31,6 +31,7 @@ _WRITER_BYTES = 32_000_000
 _LONGEST_TOKEN = 64
 _MOST_TERMS = 64
 _FEW = 2048
+_SPARSE = 8
 _MOST_TIES = 1024
 _DECIMALS = 4
 _K1 = 1.2
@@ -125,7 +126,7 @@ class LexicalIndex:
         permitted = np.flatnonzero(allowed)
         if len(permitted) == 0:
             return _nothing()
-        if len(permitted) <= _FEW:
+        if len(permitted) <= _FEW and len(permitted) * _SPARSE < int(searcher.num_docs):
             return self._filled(searcher, self._among(wanted, permitted), limit, None)
         return self._filled(searcher, wanted, limit, allowed)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memory.kernel import Kernel, find_denied, get_position
 from memory.ports import Reader
-from memory.values import Claim, Evidence, JsonValue, Reading, TenantId
-from service.recall import Recaller
+from memory.values import Citation, EntryId, Evidence, JsonValue, Parsed, Reading, TenantId
+from retrieval.pack import Candidate, pack
+from service.recall import HEADING_SEPARATOR, Recaller
 from service.views import AnswerCitation, AnswerClaim, Answered, Recalled, RecallHit
+
+EVIDENCE_CHARACTERS = 9_000
+"""What a reader is handed at most: about 2,200 tokens of English."""
 
 
 class Answerer:
@@ -32,10 +36,10 @@ class Answerer:
         as_of: datetime | None = None,
     ) -> Answered:
         """Return the checked answer, or an abstention."""
-        recalled = self.recaller.recall(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
+        recalled, stretches = self._gather(tenant_id, query, limit, filter, as_of)
         started = time.perf_counter()
-        reading = self.reader.read(query, to_evidence(recalled.hits))
-        return _compose(recalled, reading, (time.perf_counter() - started) * 1000)
+        reading = self.reader.read(query, [stretch.evidence for stretch in stretches])
+        return _compose(recalled, stretches, reading, {"read": _since(started)})
 
     def iter_answer(
         self,
@@ -47,18 +51,28 @@ class Answerer:
         as_of: datetime | None = None,
     ) -> Generator[Answered, None, None]:
         """Yield one answer per supported claim as it is ready, then the whole one."""
-        recalled = self.recaller.recall(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
+        recalled, stretches = self._gather(tenant_id, query, limit, filter, as_of)
         started = time.perf_counter()
-        claims: list[Claim] = []
-        for claim in self.reader.iter_claims(query, to_evidence(recalled.hits)):
-            claims.append(claim)
+        claims = self.reader.iter_claims(query, [stretch.evidence for stretch in stretches])
+        while True:
+            try:
+                claim = next(claims)
+            except StopIteration as end:
+                reading: Reading = end.value
+                break
             if claim.supported:
-                yield _compose(recalled, Reading((claim,), 0.0, self.reader.name), 0.0)
-        reading = self.reader.read_claims(query, to_evidence(recalled.hits), claims)
-        yield _compose(recalled, reading, (time.perf_counter() - started) * 1000)
+                yield _compose(recalled, stretches, Reading((claim,), 0.0, self.reader.name), {})
+        yield _compose(recalled, stretches, reading, {"read": _since(started)})
+
+    def _gather(
+        self, tenant_id: TenantId, query: str, limit: int, filter: JsonValue, as_of: datetime | None
+    ) -> tuple[Recalled, list[Stretch]]:
+        recalled = self.recaller.recall(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
+        entry_ids = list(dict.fromkeys(hit.entry_id for hit in recalled.hits))
+        return recalled, pack_hits(recalled.hits, self.recaller.load_parsed(tenant_id, entry_ids))
 
     def recheck(self, tenant_id: TenantId, answered: Answered) -> Answered:
-        """Drop claims any of whose evidence was denied meanwhile; with none left, abstain."""
+        """Abstain when any of the evidence was denied meanwhile."""
         with self.kernel.database.read() as connection:
             hidden = find_denied(connection, tenant_id, set(answered.lineage))
             epoch = get_position(connection, tenant_id).epoch
@@ -68,32 +82,52 @@ class Answerer:
         return Answered(epoch, None, True, 0.0, (), (), answered.reader, answered.timings_ms)
 
 
-def to_evidence(hits: Sequence[RecallHit]) -> list[Evidence]:
-    """Return recalled passages as a reader takes them."""
-    return [
-        Evidence(
-            hit.passage_id,
-            hit.text,
-            hit.title,
-            tuple(hit.span.heading.split(" > ")) if hit.span.heading else (),
-            hit.occurred_at,
-            hit.score,
-        )
-        for hit in hits
+def _since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A piece of evidence and the hits it was joined from, in the order of their text."""
+
+    evidence: Evidence
+    start: int
+    hits: tuple[RecallHit, ...]
+
+    def find_hit(self, start: int) -> RecallHit:
+        """Return the hit in whose passage a place in the source's text lies, or the one before it."""
+        return next((hit for hit in reversed(self.hits) if hit.span.start <= start), self.hits[0])
+
+
+def pack_hits(hits: Sequence[RecallHit], texts: Mapping[EntryId, Parsed]) -> list[Stretch]:
+    """Join neighbouring passages and keep what fits a reader, most probable first."""
+    candidates = [
+        Candidate(at, hit.entry_id, hit.span.start, hit.span.end, hit.score)
+        for at, hit in enumerate(hits)
+        if hit.entry_id in texts
     ]
+    whole = {str(entry_id): parsed.text for entry_id, parsed in texts.items()}
+    stretches: list[Stretch] = []
+    for packed in pack(candidates, whole, characters=EVIDENCE_CHARACTERS):
+        joined = sorted((hits[key] for key in packed.keys), key=lambda hit: hit.span.start)
+        best = hits[packed.keys[0]]
+        heading = tuple(best.span.heading.split(HEADING_SEPARATOR)) if best.span.heading else ()
+        evidence = Evidence(
+            best.passage_id, packed.text, best.title, heading, best.occurred_at, packed.probability
+        )
+        stretches.append(Stretch(evidence, packed.start, tuple(joined)))
+    return stretches
 
 
-def _compose(recalled: Recalled, reading: Reading, read_ms: float) -> Answered:
+def _compose(
+    recalled: Recalled, stretches: Sequence[Stretch], reading: Reading, timings_ms: Mapping[str, float]
+) -> Answered:
     citations: list[AnswerCitation] = []
     claims: list[AnswerClaim] = []
     for claim in reading.claims:
         cited: list[int] = []
         for citation in claim.citations:
-            hit = recalled.hits[citation.index]
-            span = replace(hit.span, start=hit.span.start + citation.start, end=hit.span.start + citation.end)
-            made = AnswerCitation(
-                hit.source_id, hit.entry_id, hit.external_id, hit.passage_id, citation.quote, span
-            )
+            made = _trace(stretches[citation.index], citation)
             if made not in citations:
                 citations.append(made)
             cited.append(citations.index(made))
@@ -107,7 +141,15 @@ def _compose(recalled: Recalled, reading: Reading, read_ms: float) -> Answered:
         claims=tuple(claims),
         citations=tuple(citations),
         reader=reading.reader,
-        timings_ms={**recalled.timings_ms, **reading.timings_ms, "read": round(read_ms, 3)},
+        timings_ms={**recalled.timings_ms, **reading.timings_ms, **timings_ms},
         tokens=reading.tokens,
         lineage=tuple(dict.fromkeys(hit.entry_id for hit in recalled.hits)),
     )
+
+
+def _trace(stretch: Stretch, citation: Citation) -> AnswerCitation:
+    """Return a reader's citation as a place in the source's text."""
+    start, end = stretch.start + citation.start, stretch.start + citation.end
+    hit = stretch.find_hit(start)
+    span = replace(hit.span, start=start, end=end)
+    return AnswerCitation(hit.source_id, hit.entry_id, hit.external_id, hit.passage_id, citation.quote, span)

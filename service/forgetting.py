@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import numpy as np
@@ -12,19 +14,20 @@ import sqlalchemy as sa
 import structlog
 
 from memory.canonical import canonical_json
-from memory.clock import to_datetime
+from memory.clock import to_datetime, to_micros
 from memory.digest import digest_store
-from memory.errors import InvalidInputError, LetheError, NotFoundError
+from memory.errors import ForgottenError, InvalidInputError, LetheError, NotFoundError
 from memory.filters import compile_filter
 from memory.jobs import Job
 from memory.journal import EntryRow, Header, get_content, iter_headers
-from memory.kernel import Kernel, find_denied
+from memory.kernel import Kernel
 from memory.ledger import find_closure, iter_payloads
 from memory.ports import Store
 from memory.tables import certificates, denied, entries, forgets
 from memory.values import EntryId, JsonValue, TenantId
 from service.index import Indexes
 from service.ingest import name_artifacts
+from service.metrics import certificate_seconds, fence_seconds
 from service.payloads import load_parsed, load_vectors
 from service.topics import fold_topics
 from service.views import ForgetView, Scope
@@ -64,7 +67,6 @@ class Forgetting:
         matches = _compile_scope(scope)
         with self.kernel.database.read() as connection:
             found = self._resolve(connection, tenant_id, scope, matches)
-            found -= find_denied(connection, tenant_id, found)
             closure = find_closure(connection, tenant_id, found)
             rows = connection.execute(
                 sa.select(entries.c.source_id, entries.c.id).where(entries.c.tenant_id == tenant_id)
@@ -75,11 +77,13 @@ class Forgetting:
 
     def execute(self, tenant_id: TenantId, scope: Scope) -> tuple[ForgetView, str]:
         """Fence a scope; return the request and the id of the job that erases it."""
+        started = time.perf_counter()
         matches = _compile_scope(scope)
         digest = self.kernel.vault.name(tenant_id, "scope", canonical_json(_scope_json(scope)))
         # Opening headers takes long; done once before the fence, it leaves little to do under it.
         known: dict[EntryId, bool] = {}
-        with self.kernel.database.read() as connection:
+        # A header erased by another request in the meantime no longer opens, and is looked at again below.
+        with suppress(ForgottenError), self.kernel.database.read() as connection:
             self._resolve(connection, tenant_id, scope, matches, known)
         row = fence(
             self.kernel,
@@ -87,6 +91,7 @@ class Forgetting:
             lambda connection: self._resolve(connection, tenant_id, scope, matches, known),
             digest,
         )
+        fence_seconds.observe(time.perf_counter() - started)
         log.info("fenced", forget_id=row.id, epoch=row.epoch, **row.counts)
         return _view(row), row.job_id
 
@@ -98,9 +103,14 @@ class Forgetting:
         matches: Predicate,
         known: dict[EntryId, bool] | None = None,
     ) -> set[EntryId]:
-        """Return the journal entries that a scope means. ``known`` remembers the verdict on entries seen."""
+        """Return the entries that a scope means and no request has denied yet.
+
+        ``known`` remembers the verdict on entries seen.
+        """
         known = {} if known is None else known
-        query = sa.select(entries.c.id).where(entries.c.tenant_id == tenant_id)
+        # What an earlier request denied is gone for every reader, and its headers may no longer open.
+        gone = sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id)
+        query = sa.select(entries.c.id).where(entries.c.tenant_id == tenant_id, entries.c.id.not_in(gone))
         if scope.ids and len(scope.ids) <= 500:
             query = query.where(entries.c.source_id.in_(scope.ids) | entries.c.id.in_(scope.ids))
         wanted = [EntryId(i) for i in connection.scalars(query)]
@@ -207,7 +217,9 @@ class Forgetting:
                 .values(state="certified", remaining={}, error=None, counts=counts.to_json())
             )
             self.kernel.jobs.finish(connection, [job])
-        log.info("certified", forget_id=forget.id, ms=(self.kernel.clock() - forget.fenced_us) // 1000)
+        seconds = (self.kernel.clock() - forget.fenced_us) / 1_000_000
+        certificate_seconds.observe(seconds)
+        log.info("certified", forget_id=forget.id, seconds=round(seconds, 3))
 
     # What the state machine asks of the service (unlearning.forget.Remains).
 
@@ -301,15 +313,16 @@ def _compile_scope(scope: Scope) -> Predicate:
             lambda row, header: condition.matches(header.attributes, recorded_at=to_datetime(row.recorded_us))
         )
     if scope.time_from is not None or scope.time_to is not None:
-        tests.append(lambda row, header: _within(_instant(row, header), scope.time_from, scope.time_to))
+        tests.append(lambda row, header: _within(_instant_us(row, header), scope.time_from, scope.time_to))
     if not tests:
         raise InvalidInputError("give at least one condition; an empty scope forgets nothing", where="scope")
     return lambda row, header: all(test(row, header) for test in tests)
 
 
-def _instant(row: EntryRow, header: Header) -> datetime:
-    return header.attributes.occurred_at or to_datetime(row.recorded_us)
+def _instant_us(row: EntryRow, header: Header) -> int:
+    occurred_at = header.attributes.occurred_at
+    return row.recorded_us if occurred_at is None else to_micros(occurred_at)
 
 
-def _within(instant: datetime, start: datetime | None, end: datetime | None) -> bool:
-    return (start is None or instant >= start) and (end is None or instant < end)
+def _within(instant_us: int, start: datetime | None, end: datetime | None) -> bool:
+    return (start is None or instant_us >= to_micros(start)) and (end is None or instant_us < to_micros(end))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from memory.ports import Vectors
 from memory.values import Attributes, EntryId, Parsed, SourceId
 from retrieval.hierarchy import Sum, add_up, unit
 from retrieval.lexical import LexicalIndex, LexicalRow
+from retrieval.titles import Titles
 from retrieval.vectors import FlatVectors
 from service.payloads import NodeOutline
 
@@ -56,22 +57,27 @@ class Card:
 
 @dataclass(frozen=True)
 class State:
-    """One immutable view. Row arrays have shape (rows,), entry arrays (entries,)."""
+    """One immutable view. Row arrays have shape (rows,), entry arrays (entries,).
+
+    ``row_parent`` is the row of the smallest inner node over a passage, -1 where there is none.
+    """
 
     cards: tuple[Card, ...] = ()
     ordinals: Mapping[EntryId, int] = field(default_factory=dict)
     row_entry: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     row_kind: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     row_index: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    row_parent: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     valid_from: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     valid_until: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     versions: Mapping[SourceId, tuple[int, ...]] = field(default_factory=dict)
 
     def list_visible(self, as_of_us: int | None) -> npt.NDArray[np.bool_]:
         """Return which entries are the version of their source that holds at a time, now by default."""
-        if as_of_us is None:
-            return self.valid_until == FOREVER
-        return (self.valid_from <= as_of_us) & (as_of_us < self.valid_until)
+        visible: npt.NDArray[np.bool_] = self.valid_until == FOREVER
+        if as_of_us is not None:
+            visible = (self.valid_from <= as_of_us) & (as_of_us < self.valid_until)
+        return visible
 
     def select_rows(
         self, entries: npt.NDArray[np.bool_], *, kinds: Collection[int] = (PASSAGE,)
@@ -92,6 +98,7 @@ class Generation:
         self.folder = folder
         self.vectors = FlatVectors(dimension)
         self.words = LexicalIndex(folder)
+        self.titles = Titles()
         self.revision = 0
         self.saved_rows = 0
         self._state = State()
@@ -117,11 +124,15 @@ class Generation:
         cards = list(state.cards)
         ordinals = dict(state.ordinals)
         row_entry, row_kind, row_index = [state.row_entry], [state.row_kind], [state.row_index]
+        row_parent = [state.row_parent]
         next_row = len(state.row_entry)
         keys: list[int] = []
         vectors: list[Vectors] = []
         for entry in fresh:
-            ordinal, passages, nodes = len(cards), len(entry.parsed.passages), entry.nodes
+            ordinal, passages = len(cards), len(entry.parsed.passages)
+            # A node over a single passage would only say the same again.
+            nodes = tuple(node for node in entry.nodes if len(node.passages) > 1)
+            parents = _find_parents(nodes, passages, next_row)
             rows = passages + len(nodes)
             keys += range(next_row, next_row + rows)
             node_vectors = [unit(add_up(entry.vectors[list(node.passages)])) for node in nodes]
@@ -130,7 +141,10 @@ class Generation:
             node_kinds = [SECTION if node.section else SOURCE for node in nodes]
             row_kind.append(np.array([PASSAGE] * passages + node_kinds, np.int8))
             row_index.append(np.array([*range(passages), *range(len(nodes))], np.int32))
-            self.words.add(entry.row.id, list(_lexical_rows(entry.parsed, next_row)))
+            row_parent.append(np.array([*parents, *(-1 for _ in nodes)], np.int64))
+            self.words.add(entry.row.id, _lexical_rows(entry.parsed, nodes, next_row, parents))
+            if title := entry.attributes.title or entry.parsed.title:
+                self.titles.add(ordinal, title)
             cards.append(
                 Card(
                     entry.row,
@@ -153,6 +167,7 @@ class Generation:
             np.concatenate(row_entry),
             np.concatenate(row_kind),
             np.concatenate(row_index),
+            np.concatenate(row_parent),
             valid_from,
             valid_until,
             versions,
@@ -165,9 +180,31 @@ class Generation:
             shutil.rmtree(self.folder, ignore_errors=False)
 
 
-def _lexical_rows(parsed: Parsed, first_row: int) -> Iterable[LexicalRow]:
-    for index, passage in enumerate(parsed.passages):
-        yield LexicalRow(first_row + index, parsed.text[passage.start : passage.end], passage.context)
+def _find_parents(nodes: Sequence[NodeOutline], passages: int, first_row: int) -> list[int]:
+    """Return the row of the smallest node over each passage; nodes follow the passages, largest first."""
+    parents = [-1] * passages
+    for at, node in enumerate(nodes):
+        for index in node.passages:
+            parents[index] = first_row + passages + at
+    return parents
+
+
+def _lexical_rows(
+    parsed: Parsed, nodes: Sequence[NodeOutline], first_row: int, parents: Sequence[int]
+) -> list[LexicalRow]:
+    """Return the words of passages, and of those nodes that stand directly over one."""
+    texts = [parsed.text[passage.start : passage.end] for passage in parsed.passages]
+    rows = [
+        LexicalRow(first_row + index, text, passage.context)
+        for index, (text, passage) in enumerate(zip(texts, parsed.passages, strict=True))
+    ]
+    direct = set(parents)
+    for at, node in enumerate(nodes):
+        row = first_row + len(texts) + at
+        if row in direct:
+            body = "\n".join(texts[index] for index in node.passages)
+            rows.append(LexicalRow(row, body, parsed.passages[node.passages[0]].context))
+    return rows
 
 
 def _rank_versions(

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Iterator, Sequence, Set
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -157,12 +158,11 @@ class Indexes:
         if segment.space != self._space_name():
             return {}
         found: dict[EntryId, Vectors] = {}
-        owners = np.array([name.partition(":")[0] for name in segment.ids])
-        starts = (
-            np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]]) if len(owners) else np.empty(0, np.int64)
-        )
-        for start, end in zip(starts, [*starts[1:], len(owners)], strict=True):
-            found[EntryId(str(owners[start]))] = np.asarray(segment.vectors[start:end], np.float32)
+        start = 0
+        for owner, rows in groupby(segment.ids, lambda name: name.partition(":")[0]):
+            end = start + sum(1 for _ in rows)
+            found[EntryId(owner)] = np.asarray(segment.vectors[start:end], np.float32)
+            start = end
         return found
 
     def name_index(self, tenant_id: TenantId) -> ArtifactName:

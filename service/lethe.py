@@ -31,7 +31,7 @@ from service.forgetting import Forgetting
 from service.generation import Card, State
 from service.index import Indexes
 from service.recall import Recaller
-from service.remember import INGEST, remember, view_job
+from service.remember import remember, view_job
 from service.views import (
     Answered,
     ForgetView,
@@ -43,7 +43,7 @@ from service.views import (
     Scope,
     SourceView,
 )
-from service.work import REBUILD, Work
+from service.work import FORGET, REBUILD, Work
 
 POLL_SECONDS = 0.02
 OPEN = ("queued", "running")
@@ -84,6 +84,7 @@ class Lethe:
         self.kernel.create_tenant(self.default_tenant)
         self.access.ensure_admin_key(self.default_tenant, self.admin_key_file)
         self.kernel.jobs.release_all()
+        self._collect_keys()
         self.indexes.open_all()
         self.waker.start(self.work.run, self.kernel.jobs.list_due)
         self._resume()
@@ -91,22 +92,44 @@ class Lethe:
             self.load_reader.start()
         self._started = True
 
+    def _collect_keys(self) -> None:
+        """Destroy the keys of entries that never came to be: a process ended between key and entry."""
+        for tenant_id in self.kernel.list_tenants():
+            with self.kernel.database.read() as connection:
+                known = set(list_entry_ids(connection, tenant_id))
+            orphans = set(self.kernel.vault.list_entry_ids(tenant_id)) - known
+            if orphans:
+                self.kernel.vault.destroy_keys(tenant_id, orphans)
+
     def _resume(self) -> None:
-        """Wake what an earlier process left, and derive again what today's recipes have not made."""
+        """Wake what an earlier process left, and derive again what today's recipes have not made.
+
+        A forget request that failed is tried again: what it denied stays hidden, but is not gone yet.
+        """
         for tenant_id in self.kernel.list_tenants():
             with self.kernel.database.write() as connection:
                 if self._lacks_derived(connection, tenant_id):
                     self.kernel.jobs.add_once(connection, tenant_id, REBUILD)
+        self._queue_unfinished_forgets()
         for job_id in self.kernel.jobs.list_due(1_000):
             self.waker.wake(job_id)
+
+    def _queue_unfinished_forgets(self) -> None:
+        with self.kernel.database.write() as connection:
+            unfinished = connection.execute(
+                sa.select(forgets.c.id, forgets.c.tenant_id).where(forgets.c.state != "certified")
+            ).all()
+            for row in unfinished:
+                job = self.kernel.jobs.find_by_target(connection, row.tenant_id, FORGET, row.id)
+                if job is None or job.status not in OPEN:
+                    self.kernel.jobs.add(connection, row.tenant_id, FORGET, [row.id])
 
     def _lacks_derived(self, connection: sa.Connection, tenant_id: TenantId) -> bool:
         indexed = self.indexes.get(tenant_id).state.ordinals.keys()
         ids = set(list_entry_ids(connection, tenant_id))
         missing = ids - indexed - find_denied(connection, tenant_id, ids)
-        waiting = sum(self.kernel.jobs.count_open(tenant_id).get(kind, 0) for kind in (INGEST, REBUILD))
         made = {EntryId(under) for _, under in list_artifacts(connection, tenant_id, "nodes")}
-        return not waiting and bool(missing & made)
+        return bool(missing & made)
 
     def stop(self) -> None:
         """Let running work finish, then close everything."""
@@ -114,6 +137,7 @@ class Lethe:
         self.waker.stop()
         self.indexes.close()
         self.kernel.database.close()
+        self.kernel.vault.close()
 
     def is_ready(self) -> dict[str, str]:
         """Return what is missing before requests can be served; nothing when ready."""
@@ -346,7 +370,7 @@ class Lethe:
             "nodes": sum(len(card.nodes) for card in state.cards),
             "artifacts": {recipe: {"count": count, "bytes": int(size or 0)} for recipe, count, size in kinds},
             "jobs": dict(self.kernel.jobs.count_open(tenant_id)),
-            "forgets": {name: count for name, count in states},
+            "forgets": {name: int(count) for name, count in states},
             "certificates": certified or 0,
             "embedder": self.indexes.encoder.space.model,
             "reader": self.answerer.reader.name,
@@ -393,6 +417,8 @@ def _read_cursor(cursor: str | None) -> tuple[int, str] | None:
         return None
     try:
         micros, name = orjson.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return int(micros), str(name)
     except (ValueError, TypeError) as error:
         raise InvalidInputError("not a cursor of this service", where="cursor") from error
+    if not isinstance(micros, int) or not isinstance(name, str) or abs(micros) >= 2**63:
+        raise InvalidInputError("not a cursor of this service", where="cursor")
+    return micros, name

@@ -7,7 +7,7 @@ and check their lineage once more before anything is handed on.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -21,9 +21,12 @@ from memory.kernel import Kernel, find_denied, get_position
 from memory.ledger import iter_payloads
 from memory.ports import Encoder
 from memory.values import EntryId, JsonValue, Parsed, PassageId, TenantId
-from service.generation import Generation, State, filter_entries
+from retrieval.distinct import distinct
+from retrieval.rank import Question, Ranked, rank
+from service.generation import SECTION, SOURCE, Generation, State, filter_entries
 from service.index import Indexes
 from service.ingest import name_artifacts
+from service.metrics import observe_stages
 from service.payloads import load_parsed
 from service.views import Recalled, RecallHit, Span
 
@@ -75,10 +78,14 @@ class Recaller:
         lap("select")
         vector = self.encoder.encode([query], role="query")[0]
         lap("encode")
-        ranked = self._search(generation, state, query, vector, entries, limit, hierarchy)
+        descend = self.hierarchy if hierarchy is None else hierarchy
+        ranked = self._search(
+            tenant_id, generation, state, Question(query, vector), entries, 2 * limit, descend
+        )
         lap("search")
         hits = self._hydrate(tenant_id, state, ranked, limit)
         lap("hydrate")
+        observe_stages("recall", timings)
         return Recalled(epoch, tuple(hits), timings)
 
     def recheck(self, tenant_id: TenantId, recalled: Recalled) -> Recalled:
@@ -91,68 +98,36 @@ class Recaller:
 
     def _search(
         self,
+        tenant_id: TenantId,
         generation: Generation,
         state: State,
-        query: str,
-        vector: npt.NDArray[np.float32],
+        question: Question,
         entries: npt.NDArray[np.bool_],
         limit: int,
-        hierarchy: bool | None,
-    ) -> list[tuple[int, float]]:
-        """Return (row, score) of passages, best first, ties by content."""
-        rows = state.select_rows(entries)
-        near, _ = generation.vectors.search(vector, limit=64, allowed=rows)
-        said, _ = generation.words.search(query, limit=64, allowed=rows)
-        keys = np.union1d(near, said)
-        if not len(keys):
-            return []
-        dense = generation.vectors.score(vector, keys)
-        words = generation.words.score(query, keys)
-        top = words.max() or 1.0
-        scores = np.round(0.5 * dense + 0.5 * words / top, 6)
-        order = sorted(
-            range(len(keys)),
-            key=lambda i: (-scores[i], state.cards[state.row_entry[keys[i]]].row.content_key, int(keys[i])),
+        hierarchy: bool,
+    ) -> list[Ranked]:
+        return rank(
+            question,
+            vectors=generation.vectors,
+            words=generation.words,
+            catalog=StateCatalog(generation, state, entries, lambda ids: self.load_parsed(tenant_id, ids)),
+            limit=limit,
+            passages=state.select_rows(entries),
+            nodes=state.select_rows(entries, kinds=(SECTION, SOURCE)) if hierarchy else None,
         )
-        return [(int(keys[i]), float(scores[i])) for i in order[:limit]]
 
     def _hydrate(
-        self, tenant_id: TenantId, state: State, ranked: Sequence[tuple[int, float]], limit: int
+        self, tenant_id: TenantId, state: State, ranked: Sequence[Ranked], limit: int
     ) -> list[RecallHit]:
-        ordinals = [int(state.row_entry[row]) for row, _ in ranked]
-        entry_ids = list(dict.fromkeys(state.cards[ordinal].row.id for ordinal in ordinals))
+        """Read the texts of ranked passages, drop near-duplicates, and say where each stands."""
+        entry_ids = list(dict.fromkeys(state.cards[found.source].row.id for found in ranked))
         parsed = self.load_parsed(tenant_id, entry_ids)
         hits: list[RecallHit] = []
-        for (row, score), ordinal in zip(ranked, ordinals, strict=True):
-            card = state.cards[ordinal]
-            entry = parsed.get(card.row.id)
-            if entry is None:
-                continue  # forgotten between search and read
-            index = int(state.row_index[row])
-            passage = entry.passages[index]
-            hits.append(
-                RecallHit(
-                    passage_id=make_passage_id(card.row.id, index),
-                    source_id=card.row.source_id,
-                    entry_id=card.row.id,
-                    external_id=card.attributes.external_id,
-                    version=state.get_version(ordinal),
-                    title=card.title,
-                    text=entry.text[passage.start : passage.end],
-                    score=score,
-                    span=Span(
-                        passage.start,
-                        passage.end,
-                        passage.page,
-                        HEADING_SEPARATOR.join(passage.heading) or None,
-                        passage.messages,
-                    ),
-                    subjects=card.attributes.subjects,
-                    metadata=card.attributes.metadata,
-                    occurred_at=passage.occurred_at or card.attributes.occurred_at,
-                )
-            )
-        return hits[:limit]
+        for found in ranked:
+            entry = parsed.get(state.cards[found.source].row.id)
+            if entry is not None:  # else forgotten between search and read
+                hits.append(make_hit(state, found, entry))
+        return [hits[at] for at in distinct([hit.text for hit in hits], limit=limit)]
 
     def load_parsed(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> Mapping[EntryId, Parsed]:
         """Return the parsed texts of those entries that can still be read."""
@@ -165,6 +140,95 @@ class Recaller:
             wanted = [name for name, entry_id in names.items() if entry_id not in hidden]
             payloads = iter_payloads(connection, self.kernel.vault, tenant_id, wanted)
             return {names[name]: load_parsed(payload) for name, payload in payloads}
+
+
+class StateCatalog:
+    """What ``retrieval.rank`` asks about rows. A source's number is its visible entry's ordinal."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        state: State,
+        entries: npt.NDArray[np.bool_],
+        load: Callable[[Sequence[EntryId]], Mapping[EntryId, Parsed]],
+    ) -> None:
+        self._generation = generation
+        self._state = state
+        self._entries = entries
+        self._load = load
+
+    def parents(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the row of the smallest node over each passage, -1 where there is none."""
+        return self._state.row_parent[passages]
+
+    def sources(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the ordinal of each row's entry."""
+        return self._state.row_entry[passages].astype(np.int64)
+
+    def passages_under(self, node: int) -> npt.NDArray[np.int64]:
+        """Return the rows of the passages a node gathers."""
+        card = self._state.cards[int(self._state.row_entry[node])]
+        outline = card.nodes[int(self._state.row_index[node])]
+        return card.first_row + np.array(outline.passages, np.int64)
+
+    def passages_of(self, source: int) -> npt.NDArray[np.int64]:
+        """Return the rows of an entry's passages."""
+        card = self._state.cards[source]
+        return np.arange(card.first_row, card.first_row + card.passages, dtype=np.int64)
+
+    def names(self, passages: npt.NDArray[np.int64]) -> list[str]:
+        """Return a name of each row made of its content, then its entry and place, never of its row."""
+        state = self._state
+        cards = [state.cards[ordinal].row for ordinal in state.row_entry[passages].tolist()]
+        places = state.row_index[passages].tolist()
+        return [f"{row.content_key}:{row.id}:{at:09d}" for row, at in zip(cards, places, strict=True)]
+
+    def texts(self, passages: npt.NDArray[np.int64]) -> list[str]:
+        """Return the rows' texts; empty where the entry was forgotten meanwhile."""
+        state = self._state
+        ids = [state.cards[ordinal].row.id for ordinal in state.row_entry[passages].tolist()]
+        parsed = self._load(list(dict.fromkeys(ids)))
+        found: list[str] = []
+        for entry_id, at in zip(ids, state.row_index[passages].tolist(), strict=True):
+            entry = parsed.get(entry_id)
+            passage = None if entry is None else entry.passages[at]
+            found.append(entry.text[passage.start : passage.end] if entry and passage else "")
+        return found
+
+    def mentioned(self, text: str) -> dict[str, list[int]]:
+        """Return the titles in a text with the visible entries that bear them."""
+        return {
+            title: visible
+            for title, sources in self._generation.titles.find(text).items()
+            if (visible := [at for at in sources if at < len(self._entries) and self._entries[at]])
+        }
+
+
+def make_hit(state: State, found: Ranked, entry: Parsed) -> RecallHit:
+    """Return a ranked passage with its text and where it stands."""
+    card = state.cards[found.source]
+    index = int(state.row_index[found.key])
+    passage = entry.passages[index]
+    return RecallHit(
+        passage_id=make_passage_id(card.row.id, index),
+        source_id=card.row.source_id,
+        entry_id=card.row.id,
+        external_id=card.attributes.external_id,
+        version=state.get_version(found.source),
+        title=card.title,
+        text=entry.text[passage.start : passage.end],
+        score=found.score,
+        span=Span(
+            passage.start,
+            passage.end,
+            passage.page,
+            HEADING_SEPARATOR.join(passage.heading) or None,
+            passage.messages,
+        ),
+        subjects=card.attributes.subjects,
+        metadata=card.attributes.metadata,
+        occurred_at=passage.occurred_at or card.attributes.occurred_at,
+    )
 
 
 def make_passage_id(entry_id: EntryId, index: int) -> PassageId:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -48,12 +48,31 @@ def remember(
         entry_id: content.attributes.subjects for entry_id, content in zip(ids, contents, strict=True)
     }
     kernel.vault.create_keys(tenant_id, subjects)
-    opener = kernel.vault.opener(tenant_id, ids)
     added: list[EntryId] = []
+    try:
+        done = _append_all(kernel, tenant_id, dict(zip(ids, contents, strict=True)), source_id, added)
+    except BaseException:
+        added.clear()  # the transaction was rolled back
+        raise
+    finally:
+        if len(added) < len(ids):
+            kernel.vault.destroy_keys(tenant_id, set(ids) - set(added))
+    return done
+
+
+def _append_all(
+    kernel: Kernel,
+    tenant_id: TenantId,
+    contents: Mapping[EntryId, Content],
+    source_id: SourceId | None,
+    added: list[EntryId],
+) -> list[Remembered]:
+    """Append in one transaction; ``added`` receives the entries that are new."""
+    opener = kernel.vault.opener(tenant_id, contents)
     done: list[Remembered] = []
     with kernel.database.write() as connection:
         now = kernel.clock()
-        for entry_id, given in zip(ids, contents, strict=True):
+        for entry_id, given in contents.items():
             content = (
                 given if source_id is None else _inherit_name(kernel, connection, tenant_id, given, source_id)
             )
@@ -71,8 +90,6 @@ def remember(
             job = kernel.jobs.add(connection, tenant_id, INGEST, [entry_id])[0]
             done.append(Remembered(source, len(versions) + 1, view_job(job)))
         record_changes(connection, tenant_id, added, "journaled")
-    if len(added) < len(ids):
-        kernel.vault.destroy_keys(tenant_id, set(ids) - set(added))
     return done
 
 
@@ -121,7 +138,8 @@ def _find_source(
             raise ConflictError("another document has this external_id")
         return source_id, _list_visible(kernel, connection, tenant_id, source_id)
     found = owners[-1] if owners else make_source_id(kernel, tenant_id, name, entry_id)
-    return found, _list_visible(kernel, connection, tenant_id, found) if named else []
+    # A source may outlive the version that gave it its name, so it is looked up by its id, too.
+    return found, [] if name is None else _list_visible(kernel, connection, tenant_id, found)
 
 
 def _inherit_name(

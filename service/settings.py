@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LETHE_", extra="ignore")
 
     data: Path = Field(default_factory=default_data_folder)
-    database_url: str | None = Field(None, description="SQL database; default: lethe.db in the data folder")
+    database_url: str | None = Field(
+        default=None, description="SQL database; default: lethe.db in the data folder"
+    )
     keys_url: str | None = Field(
         None, description="key database, never in a backup; default: keys.db in the data folder"
     )
@@ -48,7 +50,9 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(
         None, description="CPU threads of the models; default: torch's own choice"
     )
-    hierarchy: bool = Field(True, description="whether recall descends through sections, sources and topics")
+    hierarchy: bool = Field(
+        default=True, description="whether recall descends through sections, sources and topics"
+    )
     log_level: str = "INFO"
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -106,9 +107,7 @@ def build_kernel(settings: Settings, *, clock: Clock | None = None, new_id: NewI
 
 def load_encoder(settings: Settings, store: ModelStore) -> Encoder:
     """Return the text encoder, fetching its weights where they are missing."""
-    return TextEncoder(
-        store.get(settings.embedder), name=settings.embedder, threads=settings.torch_threads
-    )
+    return TextEncoder(store.get(settings.embedder), name=settings.embedder, threads=settings.torch_threads)
 
 
 def find_weights(folder: Path) -> tuple[Path, str]:
@@ -129,7 +128,7 @@ def make_reader(
         return extractive, None
 
     def load() -> Reader:
-        # Deferred: transformers' language models take seconds to import, and the extractive reader answers now.
+        # Deferred: language models take seconds to import, and the extractive reader answers now.
         from reader.language_model import LanguageModelReader, load_language_model
 
         folder = store.get(settings.reader)
@@ -197,9 +196,9 @@ def configure_logs(level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
@@ -17,8 +19,10 @@ from memory.ledger import add_edges, delete, drop_edges_from, list_artifacts, pu
 from memory.ports import Parser
 from memory.values import Content, EntryId, JobId, JsonValue, TenantId
 from service.forgetting import Forgetting
+from service.heartbeat import keep_leased
 from service.index import Indexes
 from service.ingest import derive, name_artifacts, parse_contents, to_artifacts
+from service.metrics import jobs_total, passages_total
 from service.remember import INGEST
 from service.topics import fold_topics
 
@@ -58,17 +62,16 @@ class Work:
         job = self.kernel.jobs.claim(job_id)
         if job is None:
             return
-        try:
-            self._kinds[job.kind](job)
-        except LetheError as error:
+        with keep_leased(self.kernel.jobs, [job]):
+            error = _attempt(lambda: self._kinds[job.kind](job))
+        if error is not None:
             self._fail([job], error)
-        except Exception as error:  # the process edge: a defect must not leave the job running for ever
-            log.exception("job failed", job_id=job.id, kind=job.kind)
-            self.kernel.jobs.fail([job], _problem(error, "an internal error"), retry=False)
 
-    def _fail(self, jobs: Sequence[Job], error: LetheError) -> None:
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        for job in jobs:
+            jobs_total.labels(job.kind, "failed").inc()
         log.warning("job failed", job_ids=[job.id for job in jobs], error=type(error).__name__)
-        self.kernel.jobs.fail(jobs, _problem(error, str(error)), retry=isinstance(error, UnavailableError))
+        self.kernel.jobs.fail(jobs, _problem(error), retry=isinstance(error, UnavailableError))
 
     def _queue(self, tenant_id: TenantId, kind: str) -> JobId | None:
         with self.kernel.database.write() as connection:
@@ -79,15 +82,28 @@ class Work:
 
     def _ingest_with_others(self, job: Job) -> None:
         """Ingest the claimed entry together with others of its tenant that are waiting."""
-        batch = [job, *self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1)]
-        try:
-            self._ingest(job.tenant_id, batch)
-        except LetheError as error:
-            self._fail(batch, error)
-            return
+        others = self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1)
+        batch = [job, *others]
+        with keep_leased(self.kernel.jobs, others):
+            error = _attempt(lambda: self._ingest(job.tenant_id, batch))
+            if isinstance(error, UnavailableError):
+                self._fail(batch, error)
+            elif error is not None:
+                self._ingest_one_by_one(batch)
+        if len(batch) == INGEST_BATCH:
+            # Those that still wait may have had their messages used up by this batch.
+            for waiting in self.kernel.jobs.list_due(1):
+                self.wake(waiting)
         self._queue(job.tenant_id, FOLD)
         if self.indexes.count_unsaved(job.tenant_id) > COMPACT_ROWS:
             self._queue(job.tenant_id, COMPACT)
+
+    def _ingest_one_by_one(self, batch: Sequence[Job]) -> None:
+        """Ingest each entry of a batch that failed by itself, so that only the one to blame fails."""
+        for job in batch:
+            error = _attempt(partial(self._ingest, job.tenant_id, [job]))
+            if error is not None:
+                self._fail([job], error)
 
     def _ingest(self, tenant_id: TenantId, batch: Sequence[Job]) -> None:
         kernel = self.kernel
@@ -103,6 +119,9 @@ class Work:
             self._link_to_index(commit.connection, tenant_id, ids)
             record_changes(commit.connection, tenant_id, ids, "indexed")
             kernel.jobs.finish(commit.connection, [jobs[entry_id] for entry_id in ids])
+            kernel.jobs.cancel_targets(commit.connection, sorted(commit.denied))
+        passages_total.inc(sum(len(derived.parsed.passages) for derived in kept))
+        jobs_total.labels(INGEST, "done").inc(len(kept))
         for entry_id, error in refused.items():
             self._refuse(tenant_id, jobs[entry_id], entry_id, error)
         self.indexes.get(tenant_id)  # follow now, so that the next recall need not
@@ -131,11 +150,14 @@ class Work:
 
     def _refuse(self, tenant_id: TenantId, job: Job, entry_id: EntryId, error: LetheError) -> None:
         """Fail a job whose content cannot be read, and take the content back: nothing stays by halves."""
-        self._fail([job], error)
-        if isinstance(error, InvalidInputError):
-            with self.kernel.database.write() as connection:
-                delete_entries(connection, tenant_id, [entry_id])
-            self.kernel.vault.destroy_keys(tenant_id, [entry_id])
+        if not isinstance(error, InvalidInputError):
+            self._fail([job], error)
+            return
+        log.warning("content refused", job_id=job.id, error=type(error).__name__)
+        with self.kernel.database.write() as connection:
+            delete_entries(connection, tenant_id, [entry_id])
+            self.kernel.jobs.refuse(connection, job, _problem(error))
+        self.kernel.vault.destroy_keys(tenant_id, [entry_id])
 
     def _fold(self, job: Job) -> None:
         if not fold_topics(self.kernel, self.indexes, job.tenant_id):
@@ -170,23 +192,40 @@ class Work:
             self._link_to_index(commit.connection, tenant_id, [derived.entry_id for derived in kept])
 
     def _drop_stale(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
-        """Delete what other recipes made: an earlier model's vectors, say."""
+        """Delete what other recipes made of these entries: an earlier model's vectors, say."""
         wanted = {
             name
             for entry_id in entry_ids
             for name in astuple(name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id))
         }
-        recipes = self.indexes.recipes
+        recipes, ours = self.indexes.recipes, frozenset[str](entry_ids)
         with self.kernel.database.write() as connection:
             for recipe in (recipes.parse, recipes.vectors, recipes.nodes):
-                there = {name for name, _ in list_artifacts(connection, tenant_id, recipe.name)}
-                drop_edges_from(connection, tenant_id, there - wanted)
-                delete(connection, tenant_id, there - wanted)
+                there = list_artifacts(connection, tenant_id, recipe.name)
+                # Entries that came since are none of ours: what was made of them is not stale.
+                stale = {name for name, under in there if under in ours} - wanted
+                drop_edges_from(connection, tenant_id, stale)
+                delete(connection, tenant_id, stale)
 
     def _finish(self, job: Job) -> None:
         with self.kernel.database.write() as connection:
             self.kernel.jobs.finish(connection, [job])
 
 
-def _problem(error: Exception, detail: str) -> dict[str, JsonValue]:
+def _attempt(do: Callable[[], None]) -> Exception | None:
+    """Do some work and return what went wrong: the process edge, where a defect must not end the worker."""
+    try:
+        do()
+    except LetheError as error:
+        return error
+    except Exception as error:  # noqa: BLE001
+        # Where it failed, but no message and no values: they may hold content.
+        places = traceback.format_tb(error.__traceback__)
+        log.error("a defect ended some work", error=type(error).__name__, places=places)
+        return error
+    return None
+
+
+def _problem(error: Exception) -> dict[str, JsonValue]:
+    detail = str(error) if isinstance(error, LetheError) else "an internal error"
     return {"type": "about:blank", "title": type(error).__name__, "detail": detail}

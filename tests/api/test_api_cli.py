@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 import api.client
@@ -32,6 +33,7 @@ def lethe_cli(port, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("LETHE_KEY", raising=False)
     monkeypatch.setattr(api.client, "FIRST_PAUSE_SECONDS", 0.001)
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # the service runs in this process
 
     def run(*arguments: str, code: int = 0, **options):
         result = CliRunner().invoke(app, arguments, **options)
@@ -39,7 +41,8 @@ def lethe_cli(port, tmp_path, monkeypatch):
         assert "Traceback" not in result.output
         return result
 
-    return run
+    yield run
+    structlog.reset_defaults()
 
 
 @pytest.fixture

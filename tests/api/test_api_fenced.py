@@ -14,6 +14,8 @@ from fake_lethe import FakeLethe
 
 import api.fenced
 from api.app import create_app
+from api.client import LetheClient
+from memory.errors import UnavailableError
 from service.views import Scope
 
 T1 = "t1"
@@ -233,8 +235,6 @@ def test_the_last_event_is_the_body_of_the_plain_reply(http, lethe):
 
 
 def test_a_stream_that_fails_midway_says_so_and_ends(http, lethe):
-    from memory.errors import UnavailableError
-
     remember(lethe, "tide one")
     stream = lethe.iter_answer
 
@@ -248,6 +248,28 @@ def test_a_stream_that_fails_midway_says_so_and_ends(http, lethe):
 
     assert [event.split("\n")[0] for event in events] == ["event: claim", "event: error"]
     assert json.loads(events[1].split("data: ")[1])["status"] == 503
+
+
+def test_a_stream_with_a_fault_breaks_off_and_never_looks_whole(lethe, port, capfd):
+    remember(lethe, "tide one")
+    stream = lethe.iter_answer
+
+    def failing(*args, **kwargs):
+        yield next(stream(*args, **kwargs))
+        raise RuntimeError("tide secret")
+
+    lethe.iter_answer = failing
+
+    with LetheClient(f"http://127.0.0.1:{port}", "admin-key") as client:
+        steps = client.iter_answer("tide")
+        assert next(steps)[0] == "claim"
+        with pytest.raises(UnavailableError):
+            next(steps)
+    captured = capfd.readouterr()
+    assert "RuntimeError" in captured.out + captured.err
+    assert "Traceback" not in captured.out + captured.err
+    assert "secret" not in captured.out + captured.err
+    assert lethe.holds == 0
 
 
 def test_a_client_that_leaves_stops_the_stream(lethe):

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 END = "<|im_end|>"
+END_ID = 257
+START_ID = 258
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -17,9 +19,11 @@ TEMPLATE = (
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token; the chat template is ChatML."""
+    """Every byte is a token, and "ab" is; the chat template is ChatML."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({char: number for number, char in enumerate(alphabet)}, []))
+    tokenizer = Tokenizer(
+        models.BPE({piece: number for number, piece in enumerate([*alphabet, "ab"])}, [("a", "b")])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
@@ -31,7 +35,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model(kind: str = "qwen2", seed: int = 0, context: int = 4096) -> Any:
     """Return a random model of two layers in float32 over the tokenizer's vocabulary."""
     shape = {
-        "vocab_size": 258,
+        "vocab_size": 259,
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -40,7 +44,7 @@ def tiny_model(kind: str = "qwen2", seed: int = 0, context: int = 4096) -> Any:
         "max_position_embeddings": context,
         "initializer_range": 0.3,
         "bos_token_id": None,
-        "eos_token_id": 256,
+        "eos_token_id": END_ID,
         "tie_word_embeddings": False,
     }
     with torch.random.fork_rng(devices=[]):
@@ -61,7 +65,7 @@ class ToldModel:
         self.config = self._inner.config
         self.generation_config = self._inner.generation_config
         self.device = self._inner.device
-        self.says: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"]) + [256] * ends
+        self.says: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"]) + [END_ID] * ends
         self.prompts: list[list[int]] = []
         self.steps = 0
 
@@ -75,5 +79,5 @@ class ToldModel:
         logits = torch.zeros(1, logits_to_keep, self.config.vocab_size)
         for place in range(logits_to_keep):
             said = after - logits_to_keep + place + 1 - len(self.prompts[-1])
-            logits[0, place, self.says[said] if said < len(self.says) else 257] = 1.0
+            logits[0, place, self.says[said] if said < len(self.says) else START_ID] = 1.0
         return SimpleNamespace(logits=logits)

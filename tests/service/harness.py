@@ -70,7 +70,9 @@ class TestClock:
 class House:
     """One service and what drives it."""
 
-    def __init__(self, data: Path, encoder: Encoder, reader: Reader | None = None, **settings: object) -> None:
+    def __init__(
+        self, data: Path, encoder: Encoder, reader: Reader | None = None, **settings: object
+    ) -> None:
         self.data = data
         self.encoder = encoder
         self.clock = TestClock()
@@ -114,7 +116,9 @@ class House:
         self.lethe.stop()
 
 
-def text_content(text: str, *, media_type: str = "text/plain", kind: str = "document", **attributes: object) -> Content:
+def text_content(
+    text: str, *, media_type: str = "text/plain", kind: str = "document", **attributes: object
+) -> Content:
     return Content(kind, media_type, text.encode(), Attributes(**attributes))  # type: ignore[arg-type]
 
 

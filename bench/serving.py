@@ -1,0 +1,140 @@
+"""A real ``lethe serve`` in a process of its own, on a free port, with a fresh data folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from api.client import DocumentFields, LetheClient
+from memory.errors import UnavailableError
+
+READY_SECONDS = 1800
+STOP_SECONDS = 120
+WORK_SECONDS = 4 * 3600
+BATCH = 256
+"""Documents per bulk request."""
+
+Told = Callable[[int], None]
+"""Takes how many passages are held by now."""
+
+
+class Service:
+    """Runs from ``with`` to its end; the data folder goes with it."""
+
+    def __init__(self, *, reader: str = "extractive", threads: int) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="lethe-bench-")
+        self.data = Path(self._scratch.name) / "data"
+        self._log = Path(self._scratch.name) / "serve.log"
+        self._reader = reader
+        self._threads = threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client: LetheClient
+
+    def __enter__(self) -> Service:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._scratch.cleanup()
+
+    def start(self) -> float:
+        """Start it and return how many seconds passed until it was ready to serve."""
+        self._url = f"http://127.0.0.1:{_free_port()}"
+        command = [str(Path(sys.executable).with_name("lethe")), "serve", "--data", str(self.data)]
+        environment = os.environ | {
+            "LETHE_READER": self._reader,
+            "LETHE_TORCH_THREADS": str(self._threads),
+            "LETHE_LOG_LEVEL": "WARNING",
+        }
+        started = time.perf_counter()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--port", self._url.rpartition(":")[2]], env=environment, stdout=log, stderr=log
+            )
+        with LetheClient(self._url) as visitor:
+            while not visitor.is_ready():
+                if self._process.poll() is not None or time.perf_counter() - started > READY_SECONDS:
+                    raise UnavailableError(f"lethe serve did not start:\n{self.log_tail()}")
+                time.sleep(0.02)
+        seconds = time.perf_counter() - started
+        self.client = self.connect()
+        return seconds
+
+    def connect(self) -> LetheClient:
+        """Return one more client with the admin's key."""
+        key = (self.data / "admin.key").read_text().strip()
+        return LetheClient(self._url, key, timeout_seconds=600)
+
+    def stop(self) -> float:
+        """Stop it and return how many seconds that took."""
+        if self._process is None:
+            return 0.0
+        self.client.close()
+        started = time.perf_counter()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+        return time.perf_counter() - started
+
+    @property
+    def pid(self) -> int:
+        """The process, for a profiler."""
+        assert self._process is not None
+        return self._process.pid
+
+    def resident_mib(self) -> float:
+        """Return the resident memory of the service's process, without its embedded broker's."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+
+    def disk_mib(self) -> float:
+        """Return the size of everything in the data folder."""
+        return round(sum(path.stat().st_size for path in self.data.rglob("*") if path.is_file()) / 2**20, 1)
+
+    def log_tail(self) -> str:
+        """Return the last lines the service wrote."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
+
+    def remember(self, documents: Sequence[DocumentFields], told: Told | None = None) -> float:
+        """Post documents in batches and return the seconds until all are found by recall."""
+        started = time.perf_counter()
+        for at in range(0, len(documents), BATCH):
+            self.client.remember_documents(documents[at : at + BATCH])
+        self.wait_for("ingest", told=told)
+        return time.perf_counter() - started
+
+    def wait_for(self, *kinds: str, told: Told | None = None) -> float:
+        """Return the seconds until no job (of these kinds, where given) is open any more."""
+        started = time.perf_counter()
+        pause = 0.05
+        while True:
+            stats = self.client.stats()
+            if told is not None:
+                told(stats["passages"])
+            if not any(count for kind, count in stats["jobs"].items() if not kinds or kind in kinds):
+                return time.perf_counter() - started
+            if time.perf_counter() - started > WORK_SECONDS:
+                raise UnavailableError(f"jobs do not end: {stats['jobs']}\n{self.log_tail()}")
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,330 @@
+"""The twin test: after any history, what is held equals what a store holds that never knew what was forgotten.
+
+A Hypothesis state machine plays ingests, batches, updates, chats, forgets of every scope, compaction, folding,
+interrupted work and restarts against one house; at the end the entries that survive are told to a
+second house, in order and at their times, and nothing else. Content digests and ranked lists must be equal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from embedding.encoder import TextEncoder
+from memory.clock import to_datetime
+from memory.digest import digest_content
+from memory.tables import key_metadata, metadata
+from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, SourceId, TenantId
+from service.remember import make_source_id
+from service.topics import fold_topics
+from service.views import Scope
+from service.work import COMPACT
+from tests.service.harness import House
+from tests.tiny import build_tiny_encoder
+
+SHARDS = 4
+HISTORIES = int(os.environ.get("LETHE_TWIN_HISTORIES", "320"))
+WORDS = "ferry harbour kettle lamp winter engine rope ledger anchor cabin stove tide".split()
+SUBJECTS = ("ada", "bo", "cy")
+USERS = ("u1", "u2")
+NAMES = ("north", "south")
+STEP_US = 10_000_000
+
+
+@dataclass(frozen=True)
+class Told:
+    """One entry as the model remembers it."""
+
+    entry_id: str
+    source_id: str
+    at_us: int
+    content: Content
+
+
+@dataclass
+class Pair:
+    """Two houses with the same keys, and a fresh tenant in both for each history."""
+
+    first: House
+    second: House
+    folder: Path
+    serial: int = 0
+    tenants: list[TenantId] = field(default_factory=list)
+
+    def begin(self) -> TenantId:
+        self.serial += 1
+        tenant_id = TenantId(f"t{self.serial}")
+        key = bytes(range(32))
+        for house in (self.first, self.second):
+            house.lethe.kernel.create_tenant(tenant_id)
+            # Names are HMACs under the tenant's key: twins must share it to be comparable.
+            vault: Any = house.lethe.kernel.vault
+            vault.adopt_tenant_key(tenant_id, key)
+        return tenant_id
+
+    def end(self, tenant_id: TenantId) -> None:
+        for house in (self.first, self.second):
+            house.waker.drain()
+            generation = house.lethe.indexes._live.pop(tenant_id, None)
+            if generation is not None:
+                generation.close()
+            shutil.rmtree(house.data / "index" / tenant_id, ignore_errors=True)
+            kernel = house.lethe.kernel
+            vault: Any = kernel.vault
+            for database, tables in ((kernel.database, metadata), (vault.database, key_metadata)):
+                with database.write() as connection:
+                    for table in tables.sorted_tables:
+                        if table.name == "tenants":
+                            connection.execute(table.delete().where(table.c.id == tenant_id))
+                        elif table.name == "key_uses":
+                            connection.execute(table.delete())
+                        elif "tenant_id" in table.c:
+                            connection.execute(table.delete().where(table.c.tenant_id == tenant_id))
+
+
+_PAIR: Pair | None = None
+
+
+@pytest.fixture(scope="module")
+def pair() -> Any:
+    global _PAIR
+    folder = Path(tempfile.mkdtemp(prefix="lethe-twin-"))
+    encoder = TextEncoder(build_tiny_encoder(folder / "model"), name="tiny")
+    _PAIR = Pair(House(folder / "first", encoder), House(folder / "second", encoder), folder)
+    yield _PAIR
+    _PAIR.first.close()
+    _PAIR.second.close()
+    shutil.rmtree(folder)
+
+
+TEXTS = st.lists(st.sampled_from(WORDS), min_size=3, max_size=14).map(" ".join)
+ATTRIBUTES = st.fixed_dictionaries(
+    {
+        "subjects": st.lists(st.sampled_from(SUBJECTS), max_size=2, unique=True).map(tuple),
+        "user_id": st.sampled_from((None, *USERS)),
+        "metadata": st.sampled_from(({}, {"group": 1}, {"group": 2})),
+    }
+)
+
+
+class Histories(RuleBasedStateMachine):
+    """One random history on the first house, judged against its twin at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        assert _PAIR is not None
+        self.pair = _PAIR
+        self.house = _PAIR.first
+        self.told: list[Told] = []
+        self.count = 0
+
+    @initialize()
+    def begin(self) -> None:
+        self.tenant_id = self.pair.begin()
+        self.house.clock.now_us = 1_750_000_000_000_000
+
+    def _tick(self) -> int:
+        self.house.clock.now_us += STEP_US
+        return self.house.clock.now_us
+
+    def _tell(self, contents: list[Content], *, drain: bool, put: SourceId | None = None) -> None:
+        now = self._tick()
+        ids = [f"{self.count + i:08x}".rjust(32, "e") for i in range(len(contents))]
+        self.count += len(contents)
+        self.house.ids.given = list(ids)
+        done = self.house.lethe.remember(self.tenant_id, contents, source_id=put)
+        assert not self.house.ids.given
+        for entry_id, content, item in zip(ids, contents, done, strict=True):
+            assert not item.unchanged
+            earlier = [told.at_us for told in self.told if told.source_id == item.source_id]
+            at_us = max([now, *(when + 1 for when in earlier[-1:])])
+            self.told.append(Told(entry_id, item.source_id, at_us, content))
+        if drain:
+            self.house.waker.drain()
+
+    def _content(self, text: str, attributes: dict[str, Any], **more: Any) -> Content:
+        self.count += 1
+        unique = f"{text} number {self.count} of the log."
+        return Content("document", "text/plain", unique.encode(), Attributes(**attributes, **more))
+
+    @rule(text=TEXTS, attributes=ATTRIBUTES, name=st.sampled_from((None, None, *NAMES)), drain=st.booleans())
+    def ingest(self, text: str, attributes: dict[str, Any], name: str | None, drain: bool) -> None:
+        """A new document, or under a known name the next version of one."""
+        self._tell([self._content(text, attributes, external_id=name)], drain=drain)
+
+    @rule(items=st.lists(st.tuples(TEXTS, ATTRIBUTES), min_size=2, max_size=4), drain=st.booleans())
+    def batch(self, items: list[tuple[str, dict[str, Any]]], drain: bool) -> None:
+        self._tell([self._content(text, attributes) for text, attributes in items], drain=drain)
+
+    @rule(text=TEXTS, attributes=ATTRIBUTES)
+    def long_document(self, text: str, attributes: dict[str, Any]) -> None:
+        """Several passages under headings, so that sections and summaries are made."""
+        self.count += 1
+        parts = [f"# Part {i}\n\n{(text + f' item {self.count}-{i}. ') * 12}\n" for i in range(3)]
+        body = "\n".join(parts).encode()
+        self._tell([Content("document", "text/markdown", body, Attributes(**attributes))], drain=True)
+
+    @rule(texts=st.lists(TEXTS, min_size=2, max_size=5), attributes=ATTRIBUTES)
+    def chat(self, texts: list[str], attributes: dict[str, Any]) -> None:
+        self.count += 1
+        messages = [
+            {"role": "user", "name": f"N{i % 2}", "content": f"{text} {self.count}", "id": f"m{i}"}
+            for i, text in enumerate(texts)
+        ]
+        body = json.dumps(messages).encode()
+        self._tell([Content("memory", MESSAGES_MEDIA_TYPE, body, Attributes(**attributes))], drain=True)
+
+    @precondition(lambda self: self._names())
+    @rule(data=st.data(), text=TEXTS, attributes=ATTRIBUTES)
+    def update_by_id(self, data: Any, text: str, attributes: dict[str, Any]) -> None:
+        """PUT: the next version of a document, which keeps its name."""
+        name, source_id = data.draw(st.sampled_from(sorted(self._names().items())))
+        content = self._content(text, attributes, external_id=name)
+        self._tell([content], drain=True, put=SourceId(source_id))
+
+    def _names(self) -> dict[str, str]:
+        names = [(told.content.attributes.external_id, told.source_id) for told in self.told]
+        return {name: source_id for name, source_id in names if name is not None}
+
+    def _forget(self, scope: Scope, gone: Any, drain: bool) -> None:
+        self._tick()
+        matched = [told for told in self.told if gone(told)]
+        view = self.house.lethe.forget(self.tenant_id, scope, preview=False)
+        assert view.counts["entries"] == len(matched)
+        self.told = [told for told in self.told if not gone(told)]
+        hidden = {told.entry_id for told in matched}
+        recalled = self.house.lethe.recall(self.tenant_id, "ferry harbour number log", limit=50)
+        with self.house.lethe.reading(self.tenant_id):
+            recalled = self.house.lethe.recheck_recall(self.tenant_id, recalled)
+        assert not hidden & {hit.entry_id for hit in recalled.hits}, "fenced means gone from every reply"
+        if drain:
+            self.house.waker.drain()
+            assert self.house.lethe.get_forget(self.tenant_id, view.id).state == "certified"
+
+    @rule(subject=st.sampled_from(SUBJECTS), drain=st.booleans())
+    def forget_subject(self, subject: str, drain: bool) -> None:
+        self._forget(
+            Scope(subjects=(subject,)), lambda told: subject in told.content.attributes.subjects, drain
+        )
+
+    @rule(user=st.sampled_from(USERS), drain=st.booleans())
+    def forget_user(self, user: str, drain: bool) -> None:
+        self._forget(Scope(user_id=user), lambda told: told.content.attributes.user_id == user, drain)
+
+    @rule(name=st.sampled_from(NAMES), drain=st.booleans())
+    def forget_external_id(self, name: str, drain: bool) -> None:
+        self._forget(
+            Scope(external_ids=(name,)), lambda told: told.content.attributes.external_id == name, drain
+        )
+
+    @rule(group=st.sampled_from((1, 2)), drain=st.booleans())
+    def forget_filter(self, group: int, drain: bool) -> None:
+        scope = Scope(filter={"metadata.group": group})
+        self._forget(scope, lambda told: told.content.attributes.metadata.get("group") == group, drain)
+
+    @precondition(lambda self: self.told)
+    @rule(data=st.data(), drain=st.booleans())
+    def forget_id(self, data: Any, drain: bool) -> None:
+        chosen = data.draw(st.sampled_from(self.told))
+        self._forget(Scope(ids=(chosen.source_id,)), lambda told: told.source_id == chosen.source_id, drain)
+
+    @precondition(lambda self: self.told)
+    @rule(data=st.data(), drain=st.booleans())
+    def forget_time_range(self, data: Any, drain: bool) -> None:
+        """One stretch of time: may take one version of a document and leave another."""
+        at = to_datetime(data.draw(st.sampled_from(self.told)).at_us)
+        scope = Scope(time_from=at, time_to=at + timedelta(seconds=1))
+        self._forget(scope, lambda told: at <= to_datetime(told.at_us) < at + timedelta(seconds=1), drain)
+
+    @rule()
+    def compact(self) -> None:
+        kernel = self.house.lethe.kernel
+        with kernel.database.write() as connection:
+            kernel.jobs.add(connection, self.tenant_id, COMPACT, [""])
+        self.house.waker.drain()
+
+    @rule()
+    def catch_up(self) -> None:
+        self.house.waker.drain()
+
+    @rule()
+    def restart(self) -> None:
+        """Stop with work still queued, and start again."""
+        self.house.restart()
+        vault: Any = self.house.lethe.kernel.vault
+        assert vault.name(self.tenant_id, "x", b"") == self.pair.second.lethe.kernel.vault.name(
+            self.tenant_id, "x", b""
+        )
+
+    def teardown(self) -> None:
+        if not hasattr(self, "tenant_id"):
+            return
+        try:
+            self._judge()
+        finally:
+            self.pair.end(self.tenant_id)
+
+    def _judge(self) -> None:
+        twin = self.pair.second
+        for told in self.told:
+            twin.clock.now_us = told.at_us
+            twin.ids.given = [told.entry_id]
+            done = twin.lethe.remember(self.tenant_id, [told.content])
+            assert done[0].source_id == told.source_id == self._expected_source(twin, told)
+            twin.waker.drain()
+        self.house.waker.drain()
+        assert _ranked(self.house, self.tenant_id) == _ranked(twin, self.tenant_id)
+        for house in (self.house, twin):
+            house.lethe.indexes.rewrite(self.tenant_id)
+            assert fold_topics(house.lethe.kernel, house.lethe.indexes, self.tenant_id)
+        first = digest_content(self.house.lethe.stores, self.tenant_id)
+        second = digest_content(twin.lethe.stores, self.tenant_id)
+        assert first == second
+        assert _ranked(self.house, self.tenant_id) == _ranked(twin, self.tenant_id)
+
+    def _expected_source(self, house: House, told: Told) -> str:
+        name = told.content.attributes.external_id
+        return make_source_id(house.lethe.kernel, self.tenant_id, name, EntryId(told.entry_id))
+
+
+def _ranked(house: House, tenant_id: TenantId) -> list[list[tuple[str, str, int, float]]]:
+    queries = ("ferry in the harbour", "winter stove number 3", "ledger anchor", "N1 said tide")
+    found = []
+    for query in queries:
+        recalled = house.lethe.recall(tenant_id, query, limit=30)
+        found.append([(hit.passage_id, hit.text, hit.version, hit.score) for hit in recalled.hits])
+    return found
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+@pytest.mark.timeout(1200 + HISTORIES * 4)
+def test_forgetting_leaves_what_never_knowing_would(pair: Pair, shard: int) -> None:
+    """digest(forget(S)) == digest(never told S), and so are the ranked lists."""
+    run_state_machine_as_test(
+        seed(shard)(Histories),
+        settings=settings(
+            max_examples=-(-HISTORIES // SHARDS),
+            stateful_step_count=14,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
