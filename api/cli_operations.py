@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import binascii
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from api.terminal import SERVICE_URL, Data, Key, Url, connect, errors, output, plain, progress_bar
@@ -30,7 +30,7 @@ def verify(
     document = parse_certificate(file.read_bytes())
     trusted = None if key is None else trusted_key(key)
     verification = verify_certificate(document, trusted_key=trusted)
-    table = Table("certificate", file.name)
+    table = Table("certificate", Column(file.name, overflow="fold"))
     payload = document.get("payload") if isinstance(document, dict) else None
     for name, value in payload.items() if isinstance(payload, dict) else ():
         table.add_row(Text(plain(name)), Text(plain(_shown(value))))
@@ -62,7 +62,10 @@ def trusted_key(text: str) -> bytes:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    """Return a JSON value for people: an item of a list a line, the rest as JSON writes it."""
+    if isinstance(value, list) and value:
+        return "\n".join(_shown(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def status(url: Url = SERVICE_URL, key: Key = None, data: Data = None) -> None:

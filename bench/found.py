@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from rich.progress import Progress
@@ -108,7 +109,7 @@ def _remember(service: Service, quality: QualitySet) -> None:
 
 def _table(quality: QualitySet, values: dict[str, dict[str, list[float]]]) -> Figures:
     """Return means, and for each figure Lethe's gain over the best contestant, with a paired bootstrap."""
-    table: Figures = {
+    table: dict[str, Figures] = {
         contestant: {figure: round(float(np.mean(each)), 4) for figure, each in own.items()}
         for contestant, own in values.items()
     }
@@ -125,8 +126,6 @@ def _table(quality: QualitySet, values: dict[str, dict[str, list[float]]]) -> Fi
             "interval_95": [round(float(low), 4), round(float(high), 4)],
         }
     table["gain"] = gains
-    table["floors"] = {
-        part: dict(zip(values["lethe"], floor, strict=True)) for part, floor in FLOORS[quality.name].items()
-    }
-    table["queries"] = len(next(iter(values["lethe"].values())))
-    return table
+    floors = cast(Mapping[str, Sequence[float]], FLOORS[quality.name])
+    table["floors"] = {part: dict(zip(values["lethe"], floor, strict=True)) for part, floor in floors.items()}
+    return {**table, "queries": len(next(iter(values["lethe"].values())))}

@@ -85,7 +85,13 @@ def main() -> None:
         grown = [section for section in ("latency", "forget") if section in sections]
         if grown:
             run = describe_run()
-            measured = scale.measure(
+
+            def told(by_size: Mapping[str, Figures]) -> None:
+                for section, sizes_so_far in by_size.items():
+                    keep(options.results, section, {"run": run, "sizes": sizes_so_far})
+                    console.print(f"{section}: written to {options.results}")
+
+            scale.measure(
                 grown,
                 sizes=sizes.passages,
                 queries=sizes.recalls,
@@ -93,11 +99,8 @@ def main() -> None:
                 forgets=sizes.forgets,
                 threads=options.threads,
                 progress=progress,
-                told=lambda so_far: [
-                    keep(options.results, name, {"run": run, **figures}) for name, figures in so_far.items()
-                ],
+                told=told,
             )
-            console.print(f"{', '.join(measured)}: written to {options.results}")
 
 
 def _measure(section: str, sizes: Sizes, options: argparse.Namespace, progress: Progress) -> Figures:
@@ -147,7 +150,7 @@ def keep(path: Path, section: str, figures: Mapping[str, object]) -> None:
 
 
 def _encoder(threads: int) -> TextEncoder:
-    settings = Settings()
+    settings = Settings.model_validate({})
     folder = ModelStore(settings.models_cache).get(settings.embedder)
     return TextEncoder(folder, name=settings.embedder, threads=threads)
 

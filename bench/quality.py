@@ -217,6 +217,7 @@ class Offline:
             title = quality.documents[name].attributes.title or entry.title
             if title:
                 self._titles.add(at, title)
+        self._chat = np.array([bool(p.messages) for e in self._parsed for p in e.passages], dtype=np.bool_)
         self._owner = np.array(owner, dtype=np.int64)
         self._parent = np.array(parent, dtype=np.int64)
         self.vectors = FlatVectors(rows.shape[1])
@@ -240,6 +241,9 @@ class Offline:
 
     def passages_of(self, source: int) -> npt.NDArray[np.int64]:
         return np.flatnonzero(self._owner == source)
+
+    def are_chat(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        return self._chat[passages]
 
     def names(self, passages: npt.NDArray[np.int64]) -> list[str]:
         return [f"{self.ids[self._owner[key]]}:{key:09d}" for key in passages.tolist()]

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from api.client import DocumentFields, ScopeFields
 from bench.figures import Figures, latency, spread
-from bench.serving import Service
+from bench.serving import Service, StageTotals
 from bench.texts import read_questions, short_documents
 
 WARM_UP = 20
@@ -33,13 +34,13 @@ def measure(
     forgets: int,
     threads: int,
     progress: Progress,
-    told: Callable[[Mapping[str, Figures]], object],
-) -> dict[str, Figures]:
-    """Return the figures of the wanted ones of ``latency`` and ``forget``, by size in passages.
+    told: Callable[[Mapping[str, Figures]], None],
+) -> None:
+    """Tell the figures of the wanted ones of ``latency`` and ``forget``, by size in passages.
 
-    ``told`` is called with those so far after each size, for the last one takes long.
+    Those so far are told after each size, for the last one takes long.
     """
-    found: dict[str, Figures] = {name: {"sizes": {}} for name in wanted}
+    by_size: dict[str, Figures] = {name: {} for name in wanted}
     spare = sum(forgets * 2 + forgets * (size // 100) for size in sizes)
     documents = short_documents(max(sizes) + spare * ("forget" in wanted))
     questions = read_questions(WARM_UP + queries)
@@ -49,7 +50,7 @@ def measure(
             held = service.client.stats()["passages"]
             task = progress.add_task(f"fill to {size:,} passages", total=size, completed=held)
             fresh = documents[posted : posted + size - held]
-            seconds = service.remember(fresh, lambda count, task=task: progress.update(task, completed=count))
+            seconds = service.remember(fresh, partial(_show, progress, task))
             posted += len(fresh)
             settled = service.wait_for()
             progress.remove_task(task)
@@ -58,48 +59,47 @@ def measure(
                 "seconds_until_folded_after_that": round(settled, 2),
             }
             if "latency" in wanted:
-                found["latency"]["sizes"][str(size)] = grown | _latency(
+                by_size["latency"][str(size)] = grown | _latency(
                     service, questions, rounds=rounds, progress=progress, size=size
                 )
             if "forget" in wanted:
-                found["forget"]["sizes"][str(size)] = _forget(
+                by_size["forget"][str(size)] = _forget(
                     service, documents[:posted], times=forgets, progress=progress, size=size
                 )
-            told(found)
-    return found
+            told(by_size)
+
+
+def _show(progress: Progress, task: TaskID, passages: int) -> None:
+    progress.update(task, completed=passages)
 
 
 def _latency(
     service: Service, questions: Sequence[str], *, rounds: int, progress: Progress, size: int
 ) -> Figures:
     warm, asked = questions[:WARM_UP], questions[WARM_UP:]
-    task = progress.add_task(f"recall at {size:,}", total=2 * rounds + 2)
+    task = progress.add_task(f"recall at {size:,}", total=2 * rounds)
     for question in warm:
         service.client.recall(question)
-        service.client.answer(question)
     memory = service.resident_mib()
+    before = service.stage_totals("recall")
     alone = []
     for _ in range(rounds):
         alone.append([_timed_recall(service, question) for question in asked])
         progress.advance(task)
+    after = service.stage_totals("recall")
     together, rates = [], []
     for _ in range(rounds):
         started = time.perf_counter()
         together.append(_recall_together(service, asked))
         rates.append(len(asked) / (time.perf_counter() - started))
         progress.advance(task)
-    stages: dict[str, list[float]] = {}
-    for question in asked:
-        for stage, spent in service.client.answer(question)["timings_ms"].items():
-            stages.setdefault(stage, []).append(spent / 1000)
-    progress.advance(task)
     stopping = service.stop()
     starting = service.start()
     progress.remove_task(task)
     return {
         "one_client": latency(alone),
         f"{CLIENTS}_clients": latency(together) | {"recalls_per_second": spread(rates, digits=1)},
-        "stages_of_answer": {stage: latency([spent]) for stage, spent in stages.items()},
+        "one_client_mean_ms": _mean_stages(before, after, alone),
         "resident_mib": memory,
         "resident_mib_after_restart": service.resident_mib(),
         "data_folder_mib": service.disk_mib(),
@@ -112,6 +112,19 @@ def _timed_recall(service: Service, question: str) -> float:
     started = time.perf_counter()
     service.client.recall(question)
     return time.perf_counter() - started
+
+
+def _mean_stages(before: StageTotals, after: StageTotals, rounds: Sequence[Sequence[float]]) -> Figures:
+    """Return where the mean recall's time went; ``outside`` is HTTP, both sides of it, and the last check."""
+    count = sum(len(times) for times in rounds)
+    whole = 1000 * sum(sum(times) for times in rounds) / count
+    stages: dict[str, float] = {}
+    for stage, (seconds, calls) in after.items():
+        seconds_before, calls_before = before.get(stage, (0.0, 0.0))
+        if calls > calls_before:
+            stages[stage] = 1000 * (seconds - seconds_before) / (calls - calls_before)
+    parts = stages | {"outside": whole - sum(stages.values()), "whole": whole}
+    return {stage: round(milliseconds, 2) for stage, milliseconds in parts.items()}
 
 
 def _recall_together(service: Service, questions: Sequence[str]) -> list[float]:

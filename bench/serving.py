@@ -9,9 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+
+import httpx2
+from prometheus_client.parser import text_string_to_metric_families
 
 from api.client import DocumentFields, LetheClient
 from memory.errors import UnavailableError
@@ -22,6 +25,9 @@ WORK_SECONDS = 4 * 3600
 BATCH = 256
 """Documents per bulk request."""
 
+STAGE_METRIC = "lethe_stage_seconds"
+
+StageTotals = Mapping[str, tuple[float, float]]
 Told = Callable[[int], None]
 """Takes how many passages are held by now."""
 
@@ -45,6 +51,8 @@ class Service:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            sys.stderr.write(f"\nthe service's log ends:\n{self.log_tail()}\n")
         self.stop()
         self._scratch.cleanup()
 
@@ -101,6 +109,19 @@ class Service:
         """Return the resident memory of the service's process, without its embedded broker's."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+
+    def stage_totals(self, use_case: str) -> StageTotals:
+        """Return what ``/metrics`` says of a use case: stage → (seconds spent, times observed)."""
+        text = httpx2.get(f"{self._url}/metrics", trust_env=False).text
+        totals: dict[str, dict[str, float]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if family.name == STAGE_METRIC and sample.labels.get("use_case") == use_case:
+                    totals.setdefault(sample.labels["stage"], {})[sample.name] = sample.value
+        return {
+            stage: (total[f"{STAGE_METRIC}_sum"], total[f"{STAGE_METRIC}_count"])
+            for stage, total in totals.items()
+        }
 
     def disk_mib(self) -> float:
         """Return the size of everything in the data folder."""

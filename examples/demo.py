@@ -27,7 +27,6 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.padding import Padding
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -276,15 +275,12 @@ def _remember(client: LetheClient) -> None:
             bar.advance(indexing)
     seconds = time.perf_counter() - started
     files = {candidate.external_id: candidate.path.name for candidate in candidates}
-    table = Table("file", "title", "passages", "subjects", box=None, header_style="dim")
-    table.columns[2].justify = "right"
+    table = Table("file", "passages", "subjects", box=None, header_style="dim")
+    table.columns[1].justify = "right"
     documents = client.list_documents()
     for document in sorted(documents, key=lambda each: files[each["external_id"] or ""]):
         name = files[document["external_id"] or ""]
-        table.add_row(
-            *map(plain, (name, document["title"] or "", str(document["passages"]))),
-            plain(", ".join(document["subjects"])),
-        )
+        table.add_row(name, str(document["passages"]), plain(", ".join(document["subjects"])))
     console.print(table)
     passages = sum(document["passages"] or 0 for document in documents)
     console.print(f"{len(documents)} documents, {passages} passages in {seconds:.1f} s")
@@ -333,23 +329,23 @@ def _ask(client: LetheClient, label: str, question: str) -> AnswerReply:
     console.print(Padding(answer.append(told, style="dim"), (0, 0, 0, 3)))
     titles = {hit["source_id"]: hit["title"] for hit in client.recall(question)["hits"]}
     for index, citation in enumerate(reply["citations"], start=1):
-        line = Text(f"[{index}] ", style="cyan")
-        line.append(plain(titles.get(citation["source_id"]) or citation["external_id"] or ""))
-        line.append(plain(f", {_place(citation)}"), style="dim").append(plain(f"\n    “{citation['quote']}”"))
-        console.print(Padding(line, (0, 0, 0, 3)))
+        title = titles.get(citation["source_id"]) or citation["external_id"] or citation["source_id"]
+        line = Text(f"[{index}] ", style="cyan").append(plain(title), style="bold")
+        line.append(plain(f", {_place(title, citation)}\n"), style="dim")
+        console.print(Padding(line.append(plain(f"“{citation['quote']}”")), (0, 0, 0, 3)))
     return reply
 
 
-def _place(citation: CitationReply) -> str:
+def _place(title: str, citation: CitationReply) -> str:
     """Return where a quote stands, in words."""
     span = citation["span"]
     parts = []
     if "page" in span:
         parts.append(f"page {span['page']}")
     if "heading" in span:
-        parts.append(f"under {span['heading']}")
+        parts.append(f"under {span['heading'].removeprefix(f'{title} > ')}")
     if "messages" in span:
-        parts.append(f"message {', '.join(span['messages'])}")
+        parts.append(f"messages {', '.join(span['messages'])}")
     return ", ".join([*parts, f"characters {span['start']} to {span['end']}"])
 
 
@@ -416,10 +412,11 @@ def _ask_again(client: LetheClient, asked: dict[str, Any], expectations: Expecta
             for words in question["must_not_contain"]
             if words in (reply["answer"] or "") or any(words in hit["text"] for hit in hits)
         ]
-        console.print(
-            f"   recall: of {len(hits)} passages, {about} are about {', '.join(subjects)}; "
+        found = (
+            f"recall: of {len(hits)} passages, {about} are about {', '.join(subjects)}; "
             f"{len(named)} of the words {', '.join(question['must_not_contain'])} are in them"
         )
+        console.print(Padding(Text(found), (0, 0, 0, 3)))
         expectations.check(not about, "recall should find nothing of what was forgotten")
         expectations.check(not named, f"{', '.join(named)} should be known no longer")
     left = client.list_documents()
@@ -452,7 +449,7 @@ def _tell_certificate(certificate: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    uncovered = f", {len(scan['uncovered'])} not covered (sockets and locks)" if scan["uncovered"] else ""
+    uncovered = "".join(f"; not read: {item['path']} ({item['reason']})" for item in scan["uncovered"])
     rows = {
         "forget request": payload["forget_id"],
         "fenced at": payload["fenced_at"],
@@ -473,18 +470,10 @@ def _tell_certificate(certificate: dict[str, Any]) -> None:
         table.add_row(name, Text(plain(value), overflow="fold"))
     console.print(table)
     console.print(
-        Panel(_list(payload["promises"]), title="promised", title_align="left", border_style="green")
+        f"Its {len(payload['promises'])} promises, and the {len(payload['not_promised'])} things it does not "
+        "promise, come next. It names neither tenant nor scope, only HMACs of them.\n"
+        "Saved as .demo/certificate.json"
     )
-    console.print(
-        Panel(_list(payload["not_promised"]), title="not promised", title_align="left", border_style="yellow")
-    )
-    console.print(
-        "It names neither the tenant nor the scope, only HMACs of them. Saved as .demo/certificate.json"
-    )
-
-
-def _list(sentences: list[str]) -> Text:
-    return Text("\n".join(plain(sentence) for sentence in sentences))
 
 
 def _verify(expectations: Expectations) -> None:
@@ -504,7 +493,7 @@ def _tell_reader(store: ModelStore, settings: Settings, answered: str) -> None:
         console.print("LETHE_READER=extractive asks for no language model.")
     elif store.find(name) is not None:
         if answered != name:
-            console.print(f"{name} is here, but was not loaded yet; the next run may use it from its start.")
+            console.print(f"{name} is here and was still being loaded, which takes longer than this demo.")
     elif name.startswith("hf:"):
         console.print(f"{name} is not here yet.")
     else:
@@ -512,7 +501,7 @@ def _tell_reader(store: ModelStore, settings: Settings, answered: str) -> None:
         total = sum(file.bytes for file in store.get_model(name).files) / 1e6
         console.print(
             f"{name} takes over once its weights are here: {have:.0f} of {total:.0f} MB so far. "
-            f"The download goes on whenever a service runs, or with: lethe models get {name}"
+            f"The download goes on when a service runs, or with: lethe models get {name}"
         )
 
 

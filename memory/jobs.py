@@ -20,6 +20,8 @@ from memory.values import JobId, JsonValue, TenantId
 LEASE_SECONDS = 120
 MAX_ATTEMPTS = 5
 BACKOFF_SECONDS = (1, 5, 30, 120)
+NEVER_GIVEN_UP = frozenset({"forget"})
+"""Kinds that are tried again for as long as it takes, where a retry may help at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ class Jobs:
         """Record why jobs failed; with ``retry`` they are queued again after a pause, a few times."""
         with self.database.write() as connection:
             for job in claimed:
-                again = retry and job.attempts < MAX_ATTEMPTS
+                again = retry and (job.kind in NEVER_GIVEN_UP or job.attempts < MAX_ATTEMPTS)
                 if not again:
                     self.refuse(connection, job, error)
                     continue
@@ -184,6 +186,13 @@ class Jobs:
                     "not_before_us": self.clock() + pause * 1_000_000,
                 }
                 self._update(connection, [job], values)
+
+    def retry_failed(self, connection: sa.Connection, kind: str, tenant_id: TenantId | None = None) -> None:
+        """Queue every failed job of a kind once more, of one tenant where asked."""
+        which = (jobs.c.kind == kind) & (jobs.c.status == "failed")
+        if tenant_id is not None:
+            which &= jobs.c.tenant_id == tenant_id
+        connection.execute(jobs.update().where(which).values(status="queued", not_before_us=0))
 
     def refuse(self, connection: sa.Connection, job: Job, error: Mapping[str, JsonValue]) -> None:
         """Mark a job failed for good, inside the transaction that takes back what it was for."""
@@ -216,8 +225,13 @@ class Jobs:
             return [JobId(i) for i in ids]
 
     def release_all(self) -> int:
-        """Take back every lease: for the start of the only process over this database."""
+        """Take back every lease: for the start of the only process over this database.
+
+        What must never be given up is tried again, too.
+        """
         with self.database.write() as connection:
+            for kind in sorted(NEVER_GIVEN_UP):
+                self.retry_failed(connection, kind)
             return connection.execute(
                 jobs.update().where(jobs.c.status == "running").values(status="queued", lease_token=None)
             ).rowcount

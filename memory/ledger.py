@@ -15,6 +15,7 @@ import zstandard
 
 from memory.canonical import canonical_json
 from memory.database import chunked
+from memory.errors import ForgottenError
 from memory.tables import artifacts, edges
 from memory.values import ArtifactName, JsonValue, TenantId
 from memory.vault import Vault
@@ -109,7 +110,7 @@ def drop_edges_from(connection: sa.Connection, tenant_id: TenantId, names: Colle
 def iter_payloads(
     connection: sa.Connection, vault: Vault, tenant_id: TenantId, names: Sequence[ArtifactName]
 ) -> Iterator[tuple[ArtifactName, bytes]]:
-    """Yield the opened payloads of those artifacts that are there."""
+    """Yield the opened payloads of those artifacts that are there and not being forgotten just now."""
     for chunk in chunked(names):
         rows = connection.execute(
             sa.select(artifacts.c.name, artifacts.c.sealed_under, artifacts.c.payload).where(
@@ -118,7 +119,10 @@ def iter_payloads(
         ).all()
         opener = vault.opener(tenant_id, [row.sealed_under for row in rows if row.sealed_under])
         for row in rows:
-            sealed = opener.open(row.sealed_under, f"artifact:{row.name}", row.payload)
+            try:
+                sealed = opener.open(row.sealed_under, f"artifact:{row.name}", row.payload)
+            except ForgottenError:
+                continue  # its key was destroyed after the row was read
             yield ArtifactName(row.name), zstandard.decompress(sealed)
 
 

@@ -3,7 +3,7 @@
 Each request draws a random mark that fences every passage. A text can neither close its fence nor
 open another: it does not know the mark, and were it to contain it, another is drawn. Worked examples
 go before: they show a small model the form of an answer better than any instruction (exact match of a
-0.5B model on squad13: .40 with two examples, .13 with instructions alone).
+0.5B model on the same 30 squad13 questions: .40 with two examples, .03 with the instructions alone).
 """
 
 from __future__ import annotations

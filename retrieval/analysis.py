@@ -41,6 +41,7 @@ _NUMBERED_DATE = re.compile(
 )
 _DAY_FIRST = re.compile(rf"(?<![\d.,]){_DAY} (?:of )?{_MONTH_NAME}(?:,? {_YEAR})?", re.ASCII | re.IGNORECASE)
 _MONTH_FIRST = re.compile(rf"\b{_MONTH_NAME} {_DAY}(?!\d)(?:,? {_YEAR})?", re.ASCII | re.IGNORECASE)
+_COMPACT_DATE = re.compile(r"(?<!\d)((?:19|20)\d{6}) d\d{4} ", re.ASCII)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -84,6 +85,11 @@ def _with_compact_form(found: re.Match[str]) -> str:
     if parts["year"]:
         compact = f"{parts['year']}{number:02d}{day:02d} {compact}"
     return f"{found.group()} {compact} "
+
+
+def find_dates(text: str) -> tuple[str, ...]:
+    """Return the whole dates (with a year) that ``text`` names, as ``normalise`` writes them: ``20260428``."""
+    return tuple(dict.fromkeys(_COMPACT_DATE.findall(spell_dates(text))))
 
 
 def normalise(text: str) -> str:

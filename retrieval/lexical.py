@@ -239,7 +239,8 @@ class LexicalIndex:
             return _nothing()
         addresses = [address for _, address in hits]
         keys = np.array(searcher.fast_field_values("key", addresses), dtype=np.int64)
-        scores = np.array([round(float(score), _DECIMALS) for score, _ in hits], dtype=np.float64)
+        exact = np.array([score for score, _ in hits], dtype=np.float64)
+        scores: Scores = np.asarray(np.round(exact, _DECIMALS), dtype=np.float64)
         order = np.lexsort((keys, -scores))
         return keys[order], scores[order]
 

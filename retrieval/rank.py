@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from retrieval.analysis import find_dates
 
 Keys = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -62,6 +64,9 @@ class Catalog(Protocol):
     def passages_of(self, source: int) -> Keys:
         """Return all passages of a source."""
 
+    def are_chat(self, passages: Keys) -> npt.NDArray[np.bool_]:
+        """Tell passages made of chat turns; shape (keys,)."""
+
     def names(self, passages: Keys) -> Sequence[str]:
         """Return a name of each passage made from its content, by which ties are broken."""
 
@@ -79,13 +84,15 @@ class Weights:
     candidates: int = 100
     meaning: float = 2.0
     words: float = 1.5
-    parent_words: float = 0.5
+    meaning_in_chats: float = 1.5
+    parent_words: float = 1.0
+    date: float = 0.6
     mention: float = 0.7
     mentioning_passages: int = 3
     nodes: int = 8
     passages_per_node: int = 256
-    slope: float = 4.0
-    midpoint: float = 2.0
+    slope: float = 3.06
+    midpoint: float = 2.12
 
 
 DEFAULT_WEIGHTS = Weights()
@@ -101,7 +108,8 @@ class Ranked:
     raw: float
     cosine: float
     bm25: float
-    parts: Mapping[str, float] = field(default_factory=dict)
+    date: float
+    mention: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +144,23 @@ def rank(
     found = [near, worded]
     if nodes is not None:
         high, _ = vectors.search(question.vector, limit=weights.nodes, allowed=nodes)
-        said_above, _ = words.search(question.text, limit=weights.nodes, allowed=nodes)
-        found += _leaves(
-            np.concatenate([high[: weights.nodes], said_above[: weights.nodes]]), catalog, weights
-        )
+        found += _leaves(high[: weights.nodes], catalog, weights)
+    for date in find_dates(question.text):
+        dated, _ = words.search(date, limit=depth, allowed=passages)
+        found.append(dated)
     candidates = _permitted(np.unique(np.concatenate(found)), passages)
     scorer = _Scorer(question, vectors, words, catalog, nodes, weights)
-    cosines, bm25 = scorer.evidence(candidates)
-    scale = math.sqrt(float(bm25.max(initial=0.0)) * words.bound(question.text))
-    raw = scorer.combine(cosines, bm25, scale)
+    evidence = scorer.gather(candidates)
+    scale = math.sqrt(float(evidence.bm25.max(initial=0.0)) * words.bound(question.text))
+    raw = scorer.combine(evidence, scale)
 
     lifted = _mentions(candidates, raw, words, catalog, weights)
     new = _permitted(_unseen(lifted, candidates, catalog, weights), passages)
     if len(new):
-        new_cosines, new_bm25 = scorer.evidence(new)
-        candidates, cosines = np.concatenate([candidates, new]), np.concatenate([cosines, new_cosines])
-        bm25 = np.concatenate([bm25, new_bm25])
-        raw = np.concatenate([raw, scorer.combine(new_cosines, new_bm25, scale)])
+        more = scorer.gather(new)
+        raw = np.concatenate([raw, scorer.combine(more, scale)])
+        candidates = np.concatenate([candidates, new])
+        evidence = evidence.join(more)
     sources = catalog.sources(candidates)
     lift = _lift_best(raw, sources, lifted)
     raw = np.round(raw + lift, _DECIMALS)
@@ -165,9 +173,10 @@ def rank(
             source=int(sources[at]),
             score=probability(float(raw[at]), weights),
             raw=float(raw[at]),
-            cosine=float(cosines[at]),
-            bm25=float(bm25[at]),
-            parts={"mention": float(lift[at])},
+            cosine=float(evidence.cosines[at]),
+            bm25=float(evidence.bm25[at]),
+            date=float(evidence.dates[at]),
+            mention=float(lift[at]),
         )
         for at in order
     ]
@@ -179,6 +188,24 @@ def probability(raw: float, weights: Weights = DEFAULT_WEIGHTS) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What speaks for each passage; arrays of shape (passages,)."""
+
+    cosines: Scores
+    bm25: Scores
+    dates: Scores
+    chat: npt.NDArray[np.bool_]
+
+    def join(self, more: _Evidence) -> _Evidence:
+        return _Evidence(
+            np.concatenate([self.cosines, more.cosines]),
+            np.concatenate([self.bm25, more.bm25]),
+            np.concatenate([self.dates, more.dates]),
+            np.concatenate([self.chat, more.chat]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Scorer:
     question: Question
     vectors: Vectors
@@ -187,25 +214,32 @@ class _Scorer:
     nodes: Allowed | None
     weights: Weights
 
-    def evidence(self, passages: Keys) -> tuple[Scores, Scores]:
-        """Return each passage's cosine, and its BM25 mixed with that of the node above it (its own without one)."""
-        cosines = self.vectors.score(self.question.vector, passages)
+    def gather(self, passages: Keys) -> _Evidence:
+        """Score passages exactly. BM25 is mixed with that of the node above (a passage's own without one)."""
         own = self.words.score(self.question.text, passages)
-        if self.nodes is None or len(passages) == 0:
-            return cosines, own
-        parents = self.catalog.parents(passages)
-        has_parent = np.isin(parents, _permitted(parents[parents >= 0], self.nodes))
-        above = own.copy()
-        if has_parent.any():
-            distinct, places = np.unique(parents[has_parent], return_inverse=True)
-            above[has_parent] = self.words.score(self.question.text, distinct)[places]
-        share = self.weights.parent_words
-        return cosines, (own + share * above) / (1.0 + share)
+        bm25 = own
+        if self.nodes is not None and len(passages):
+            parents = self.catalog.parents(passages)
+            has_parent = np.isin(parents, _permitted(parents[parents >= 0], self.nodes))
+            above = own.copy()
+            if has_parent.any():
+                distinct, places = np.unique(parents[has_parent], return_inverse=True)
+                above[has_parent] = self.words.score(self.question.text, distinct)[places]
+            share = self.weights.parent_words
+            bm25 = (own + share * above) / (1.0 + share)
+        dates = np.zeros(len(passages))
+        for date in find_dates(self.question.text):
+            bears = self.words.score(date, passages) > 0.0
+            dates[bears] = np.maximum(dates[bears], self.words.rarity(date))
+        cosines = self.vectors.score(self.question.vector, passages)
+        return _Evidence(cosines, bm25, dates, self.catalog.are_chat(passages))
 
-    def combine(self, cosines: Scores, bm25: Scores, scale: float) -> Scores:
-        """Return the raw scores: cosine and scaled BM25, weighed."""
-        worded = bm25 / scale if scale > 0.0 else np.zeros_like(bm25)
-        return self.weights.meaning * cosines + self.weights.words * worded
+    def combine(self, evidence: _Evidence, scale: float) -> Scores:
+        """Return the raw scores: cosine, scaled BM25 and date, weighed."""
+        weights = self.weights
+        meaning = np.where(evidence.chat, weights.meaning_in_chats, weights.meaning)
+        worded = evidence.bm25 / scale if scale > 0.0 else np.zeros_like(evidence.bm25)
+        return meaning * evidence.cosines + weights.words * worded + weights.date * evidence.dates
 
 
 def _leaves(nodes: Keys, catalog: Catalog, weights: Weights) -> list[Keys]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from threading import RLock
 
@@ -19,6 +20,7 @@ LONGEST_TITLE = 12
 
 _WORD = re.compile(r"[^\W_]+")
 _PARENTHESIS = re.compile(r"\s*[(\[][^)\]]*[)\]]")
+_MARKS = re.compile("[\u0300-\u036f]+")
 _STOPPED = frozenset(STOP_WORDS)
 _SHORTEST = 3
 
@@ -29,6 +31,7 @@ class Titles:
     def __init__(self) -> None:
         self._sources: dict[tuple[str, ...], set[int]] = {}
         self._titles: dict[int, tuple[str, ...]] = {}
+        self._lengths: dict[str, Counter[int]] = {}
         self._lock = RLock()
 
     def __len__(self) -> int:
@@ -42,6 +45,7 @@ class Titles:
             if words:
                 self._titles[source] = words
                 self._sources.setdefault(words, set()).add(source)
+                self._lengths.setdefault(words[0], Counter())[len(words)] += 1
 
     def remove(self, sources: Iterable[int]) -> None:
         """Forget the titles of ``sources``, unknown ones ignored."""
@@ -52,6 +56,10 @@ class Titles:
                     self._sources[words].discard(source)
                     if not self._sources[words]:
                         del self._sources[words]
+                    lengths = self._lengths[words[0]]
+                    lengths[len(words)] -= 1
+                    if not +lengths:
+                        del self._lengths[words[0]]
 
     def find(self, text: str) -> dict[str, tuple[int, ...]]:
         """Return the titles mentioned in ``text``, as plain words, each with the sources that bear it."""
@@ -59,8 +67,9 @@ class Titles:
         folded = [word.casefold() for word in spelled]
         found: dict[str, tuple[int, ...]] = {}
         with self._lock:
-            for start in range(len(folded)):
-                for end in range(start + 1, min(start + LONGEST_TITLE, len(folded)) + 1):
+            for start, first in enumerate(folded):
+                for length in self._lengths.get(first, ()):
+                    end = start + length
                     sources = self._sources.get(tuple(folded[start:end]))
                     if sources and _like_a_name(spelled[start:end]):
                         found[" ".join(folded[start:end])] = tuple(sorted(sources))
@@ -69,7 +78,7 @@ class Titles:
 
 def _plain(text: str) -> str:
     """Take accents off and unify widths, keeping case."""
-    return "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    return _MARKS.sub("", unicodedata.normalize("NFKD", text))
 
 
 def _title_words(title: str) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ class Card:
 class State:
     """One immutable view. Row arrays have shape (rows,), entry arrays (entries,).
 
-    ``row_parent`` is the row of the smallest inner node over a passage, -1 where there is none.
+    ``row_parent`` is the row of the smallest inner node over a passage, -1 where there is none;
+    ``row_chat`` tells passages made of chat turns.
     """
 
     cards: tuple[Card, ...] = ()
@@ -68,6 +69,7 @@ class State:
     row_kind: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     row_index: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     row_parent: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    row_chat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     valid_from: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     valid_until: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     versions: Mapping[SourceId, tuple[int, ...]] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class Generation:
         cards = list(state.cards)
         ordinals = dict(state.ordinals)
         row_entry, row_kind, row_index = [state.row_entry], [state.row_kind], [state.row_index]
-        row_parent = [state.row_parent]
+        row_parent, row_chat = [state.row_parent], [state.row_chat]
         next_row = len(state.row_entry)
         keys: list[int] = []
         vectors: list[Vectors] = []
@@ -142,6 +144,8 @@ class Generation:
             row_kind.append(np.array([PASSAGE] * passages + node_kinds, np.int8))
             row_index.append(np.array([*range(passages), *range(len(nodes))], np.int32))
             row_parent.append(np.array([*parents, *(-1 for _ in nodes)], np.int64))
+            turns = [bool(passage.messages) for passage in entry.parsed.passages]
+            row_chat.append(np.array([*turns, *(False for _ in nodes)], np.bool_))
             self.words.add(entry.row.id, _lexical_rows(entry.parsed, nodes, next_row, parents))
             if title := entry.attributes.title or entry.parsed.title:
                 self.titles.add(ordinal, title)
@@ -168,6 +172,7 @@ class Generation:
             np.concatenate(row_kind),
             np.concatenate(row_index),
             np.concatenate(row_parent),
+            np.concatenate(row_chat),
             valid_from,
             valid_until,
             versions,

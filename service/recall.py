@@ -176,6 +176,10 @@ class StateCatalog:
         card = self._state.cards[source]
         return np.arange(card.first_row, card.first_row + card.passages, dtype=np.int64)
 
+    def are_chat(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Tell passages made of chat turns."""
+        return self._state.row_chat[passages]
+
     def names(self, passages: npt.NDArray[np.int64]) -> list[str]:
         """Return a name of each row made of its content, then its entry and place, never of its row."""
         state = self._state

@@ -32,13 +32,13 @@ class Settings(BaseSettings):
         default=None, description="SQL database; default: lethe.db in the data folder"
     )
     keys_url: str | None = Field(
-        None, description="key database, never in a backup; default: keys.db in the data folder"
+        default=None, description="key database, never in a backup; default: keys.db in the data folder"
     )
     root_key_file: Path | None = Field(
-        None, description="32 bytes that wrap all keys; default: root.key in the data folder"
+        default=None, description="32 bytes that wrap all keys; default: root.key in the data folder"
     )
     broker_url: str | None = Field(
-        None, description="Redis or Valkey; default: an embedded Valkey on a socket"
+        default=None, description="Redis or Valkey; default: an embedded Valkey on a socket"
     )
     embedder: str = "all-minilm-l6-v2"
     reader: str = "qwen2.5-coder-0.5b-instruct"
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = 32 * 1024 * 1024
     worker_threads: int = 2
     torch_threads: int | None = Field(
-        None, description="CPU threads of the models; default: torch's own choice"
+        default=None, description="CPU threads of the models; default: torch's own choice"
     )
     hierarchy: bool = Field(
         default=True, description="whether recall descends through sections, sources and topics"

@@ -88,7 +88,8 @@ class Work:
             error = _attempt(lambda: self._ingest(job.tenant_id, batch))
             if isinstance(error, UnavailableError):
                 self._fail(batch, error)
-            elif error is not None:
+                return
+            if error is not None:
                 self._ingest_one_by_one(batch)
         if len(batch) == INGEST_BATCH:
             # Those that still wait may have had their messages used up by this batch.

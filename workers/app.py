@@ -32,6 +32,7 @@ def make_app(broker_url: str, run_job: Callable[[str], None]) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         task_publish_retry=False,
         broker_transport_options={
             "visibility_timeout": VISIBILITY_SECONDS,
@@ -42,11 +43,10 @@ def make_app(broker_url: str, run_job: Callable[[str], None]) -> Celery:
         },
     )
 
-    @app.task(name=TASK, bind=False)
     def run(job_id: str) -> None:
         run_job(job_id)
 
-    _ = run
+    app.task(run, name=TASK)
     return app
 
 

@@ -1,12 +1,13 @@
 """The embedded broker: a Valkey server as a child process, on a socket in the data folder.
 
 Its append-only file holds job ids and nothing else. A server left by an earlier run that still
-answers is used as it is.
+answers is used as it is; it is ended with this run, for the data folder is this process's alone.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -30,12 +31,7 @@ class EmbeddedBroker:
         self.folder = folder
         self.server = server
         self._process: subprocess.Popen[bytes] | None = None
-        self._short: tempfile.TemporaryDirectory[str] | None = None
-        socket = folder / "valkey.sock"
-        if len(os.fsencode(socket.absolute())) > LONGEST_SOCKET_PATH:
-            self._short = tempfile.TemporaryDirectory(prefix="lethe-")
-            socket = Path(self._short.name) / "valkey.sock"
-        self.socket = socket.absolute()
+        self.socket = _find_socket(folder.absolute())
 
     @property
     def url(self) -> str:
@@ -45,6 +41,7 @@ class EmbeddedBroker:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.socket.parent.mkdir(mode=0o700, exist_ok=True)
         if self.answers():
             return
         command = [
@@ -81,15 +78,49 @@ class EmbeddedBroker:
         finally:
             client.close()
 
-    def stop(self) -> None:
-        """End the server if this process started it."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+    def ensure(self) -> None:
+        """Start the server again when it no longer answers."""
+        if self._process is not None and self._process.poll() is not None:
             self._process = None
-        if self._short is not None:
-            self._short.cleanup()
+        if not self.answers():
+            self._end()  # it may hang, and two must not write one file
+            self.start()
+
+    def stop(self) -> None:
+        """End the server, whichever run started it; what is queued stays in its file."""
+        if self._process is None and self.answers():
+            client = Redis(unix_socket_path=str(self.socket), socket_timeout=10, socket_connect_timeout=2)
+            # The connection ends with the server: redis-py expects that.
+            client.shutdown(nosave=True)
+            client.close()
+        self._end()
+        if self.socket.parent != self.folder.absolute():
+            shutil.rmtree(self.socket.parent, ignore_errors=True)
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def _find_socket(folder: Path) -> Path:
+    """Return the socket's path: in the folder, or in a private one where that path would be too long.
+
+    A note in the folder says which, so that a later run finds the server of an earlier one.
+    """
+    socket = folder / "valkey.sock"
+    if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
+        return socket
+    note = folder / "socket-folder"
+    if note.exists() and Path(note.read_text()).is_dir():
+        return Path(note.read_text()) / "valkey.sock"
+    folder.mkdir(parents=True, exist_ok=True)
+    short = tempfile.mkdtemp(prefix="lethe-")
+    note.write_text(short)
+    return Path(short) / "valkey.sock"

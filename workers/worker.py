@@ -15,6 +15,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from memory.errors import UnavailableError
 from workers.app import make_app, send
 from workers.broker import EmbeddedBroker
 
@@ -84,6 +85,12 @@ class EmbeddedWorker:
 
     def _sweep(self, list_due: Callable[[int], Sequence[str]]) -> None:
         while not self._stopping.wait(self._sweep_seconds):
+            if self._broker is not None:
+                try:
+                    self._broker.ensure()
+                except (UnavailableError, OSError) as error:
+                    log.warning("broker does not start; trying again", error=type(error).__name__)
+                    continue
             for job_id in list_due(SWEEP_LIMIT):
                 self.wake(job_id)
 

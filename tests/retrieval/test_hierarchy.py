@@ -84,7 +84,11 @@ def shape(topics):
 
 
 @settings(max_examples=40, deadline=None)
-@given(data=st.data(), kept=st.sets(st.integers(0, 120), max_size=60), gone=st.sets(st.integers(121, 200), max_size=20))
+@given(
+    data=st.data(),
+    kept=st.sets(st.integers(0, 120), max_size=60),
+    gone=st.sets(st.integers(121, 200), max_size=20),
+)
 def test_topics_are_a_function_of_the_current_set(data, kept, gone):
     """Insertion order and what came and went leave no trace; every source is in one topic per level."""
     everything = sources(data.draw(st.permutations(sorted(kept | gone))))

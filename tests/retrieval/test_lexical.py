@@ -85,7 +85,9 @@ def test_filter_is_exact_however_little_it_allows(big, share):
 
     for query in ("wak wal", WORDS[50], " ".join(WORDS[:9])):
         keys, scores = big.search(query, limit=3000)
-        expected = [(key, score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True) if allowed[key]]
+        expected = [
+            (key, score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True) if allowed[key]
+        ]
         got_keys, got_scores = big.search(query, limit=20, allowed=allowed)
         got = list(zip(got_keys.tolist(), got_scores.tolist(), strict=True))
         assert got == expected[: len(got)]
@@ -131,7 +133,9 @@ def test_ties_with_the_last_hit_come_along(tmp_path):
     ],
 )
 def test_words_meet_across_spellings(tmp_path, body, query):
-    index = filled(tmp_path, [(EntryId("a"), [LexicalRow(1, body)]), (EntryId("b"), [LexicalRow(2, "unlike")])])
+    index = filled(
+        tmp_path, [(EntryId("a"), [LexicalRow(1, body)]), (EntryId("b"), [LexicalRow(2, "unlike")])]
+    )
     assert index.search(query, limit=5)[0].tolist() == [1]
 
 
@@ -140,7 +144,9 @@ def test_context_is_searched(tmp_path):
     assert index.search("harbour", limit=5)[0].tolist() == [1]
 
 
-@pytest.mark.parametrize("text", ["", "   ", "the of and", "!!! ???", '"unclosed', "a:b AND (c", "\x00\ud800"])
+@pytest.mark.parametrize(
+    "text", ["", "   ", "the of and", "!!! ???", '"unclosed', "a:b AND (c", "\x00\ud800"]
+)
 def test_queries_are_text_not_syntax(big, text):
     big.search(text, limit=5)
     assert big.score(text, [1]).shape == (1,)
@@ -152,7 +158,9 @@ def test_naughty_strings_are_indexed_and_asked(tmp_path):
     if not path.exists():
         pytest.skip(f"{path} is absent")
     strings = json.loads(path.read_text())
-    index = filled(tmp_path, [(EntryId(str(key)), [LexicalRow(key, text)]) for key, text in enumerate(strings)])
+    index = filled(
+        tmp_path, [(EntryId(str(key)), [LexicalRow(key, text)]) for key, text in enumerate(strings)]
+    )
     found = sum(key in index.search(text, limit=50)[0] for key, text in enumerate(strings))
     assert found > len(strings) * 0.8
 
@@ -165,7 +173,10 @@ def test_a_whole_book_as_query_is_cut_to_its_rarest_words(big):
 def test_rarity_tells_rare_from_common(tmp_path):
     index = filled(
         tmp_path,
-        [(EntryId(str(key)), [LexicalRow(key, "common" + (" rare" if key == 1 else ""))]) for key in range(50)],
+        [
+            (EntryId(str(key)), [LexicalRow(key, "common" + (" rare" if key == 1 else ""))])
+            for key in range(50)
+        ],
     )
     assert index.rarity("common") == 0.0
     assert index.rarity("common rare") == 1.0

@@ -1,0 +1,84 @@
+"""Migrated databases equal the tables in code, and go down again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from memory.database import Database
+from memory.tables import key_metadata, metadata
+from migrations import Plane, downgrade, get_revisions, upgrade
+
+METADATA = {"data": metadata, "keys": key_metadata}
+
+
+@pytest.fixture(params=["data", "keys"])
+def plane(request: pytest.FixtureRequest) -> Plane:
+    chosen: Plane = request.param
+    return chosen
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    yield opened
+    opened.close()
+
+
+def differ(database: Database, plane: Plane) -> list[object]:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        return list(compare_metadata(context, METADATA[plane]))
+
+
+def list_schema(engine: sa.Engine) -> set[tuple[str, str]]:
+    """Return each table and index with its columns, as SQLite has them."""
+    inspector = sa.inspect(engine)
+    found: set[tuple[str, str]] = set()
+    for table in set(inspector.get_table_names()) - {"alembic_version"}:
+        for column in inspector.get_columns(table):
+            found.add((table, f"{column['name']} {column['type']} {column['nullable']}"))
+        found.add((table, f"{inspector.get_pk_constraint(table)}"))
+        found |= {
+            (table, f"{index['name']} {index['column_names']}") for index in inspector.get_indexes(table)
+        }
+        found |= {(table, f"{unique}") for unique in inspector.get_unique_constraints(table)}
+    return found
+
+
+def test_a_migrated_schema_equals_the_tables_in_code(
+    database: Database, plane: Plane, tmp_path: Path
+) -> None:
+    assert differ(database, plane), "the control: an empty database does differ"
+    upgrade(plane, database.engine)
+    assert differ(database, plane) == []
+    fresh = Database(f"sqlite:///{tmp_path / 'fresh.db'}")
+    METADATA[plane].create_all(fresh.engine)
+    assert list_schema(database.engine) == list_schema(fresh.engine)
+    fresh.close()
+
+
+def test_upgrading_again_changes_nothing(database: Database, plane: Plane) -> None:
+    assert get_revisions(plane, database.engine)[0] is None
+    upgrade(plane, database.engine)
+    before = list_schema(database.engine)
+    upgrade(plane, database.engine)
+    current, newest = get_revisions(plane, database.engine)
+    assert current == newest is not None
+    assert list_schema(database.engine) == before
+
+
+def test_what_was_upgraded_can_be_taken_back_and_upgraded_again(database: Database, plane: Plane) -> None:
+    upgrade(plane, database.engine)
+    downgrade(plane, database.engine, "base")
+    assert list_schema(database.engine) == set()
+    assert get_revisions(plane, database.engine)[0] is None
+    upgrade(plane, database.engine)
+    assert differ(database, plane) == []
