@@ -2,10 +2,10 @@
 
     python -m bench.quality [--sets cranfield,lihua] [--model FOLDER] [--vectors FOLDER] [--json FILE]
 
-``evaluate`` judges any ``search(query, limit) -> document ids``, so that the running service is judged by the same code.
-Without a service everything is measured offline through the same organs the service uses: parser, encoder,
-indexes and ``retrieval.rank``. Figures: nDCG@10 (binary) on Cranfield, recall@5 and @10 elsewhere, over
-documents; queries without relevant documents are left out.
+``evaluate`` judges any ``search(query, limit) -> document ids``, so that the running service is judged by
+the same code. Without a service everything is measured offline through the same organs the service uses:
+parser, encoder, indexes and ``retrieval.rank``. Figures: nDCG@10 (binary) on Cranfield, recall@5 and @10
+elsewhere, over documents; queries without relevant documents are left out.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def load_set(name: str, data: Path = DATA) -> QualitySet:
 
 
 def as_content(set_name: str, document_id: str, text: str) -> Content:
-    """Return a document as a user would hand it in: LiHua as dated chats, the rest as text under its title."""
+    """Return a document as users hand it in: LiHua as dated chats, the rest as text under its title."""
     if set_name == "lihua":
         return Content(
             "memory",
@@ -106,7 +106,7 @@ def as_content(set_name: str, document_id: str, text: str) -> Content:
 
 
 def as_messages(text: str) -> list[JsonValue]:
-    """Return the messages of a LiHua chat (``Time: 20260924_20:00``, then ``Name: words``), each with its time."""
+    """Return a LiHua chat (``Time: 20260924_20:00``, then ``Name: words``) as messages with their time."""
     head, _, body = text.partition("\n")
     stamp = re.fullmatch(r"Time: (\d{4})(\d\d)(\d\d)_(\d\d):(\d\d)\s*", head)
     if stamp is None:
@@ -301,7 +301,7 @@ class Offline:
 def compare(
     quality: QualitySet, encoder: Encoder, folder: Path, *, vectors: Path | None
 ) -> dict[str, dict[str, float]]:
-    """Return contestant → figure → mean, with ``odd`` and ``even`` halves of the queries and the time of one."""
+    """Return contestant → figure → mean, both halves of the queries beside it, and the time of one query."""
     offline = Offline(quality, encoder, folder, vectors=vectors)
     contestants: dict[str, Search] = {
         "lexical": offline.lexical,

@@ -1,8 +1,10 @@
 """The whole story on the example documents: remember, answer, forget, prove. ``make demo`` runs it.
 
 It starts a service of its own on a free port, with its data in ``.demo/`` of the repository, made anew at
-each run. ``LETHE_EMBEDDER``, ``LETHE_READER`` (``extractive`` needs no language model),
-``LETHE_MODELS_CACHE`` and the like count here too; settings that name another database or broker do not.
+each run. That service answers extractively; beside it, the weights of the language model that ``lethe serve``
+takes by default are fetched, as far as they come. ``LETHE_READER`` names another reader to answer here
+(``extractive`` fetches nothing); ``LETHE_EMBEDDER``, ``LETHE_MODELS_CACHE`` and the like count, too. Settings
+that name another database or broker do not.
 Exits with 1 when an answer, the forgetting or the certificate is not as ``harbour/questions.json`` expects.
 """
 
@@ -21,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -35,7 +37,7 @@ from api.client import LetheClient, ScopeFields
 from api.ingesting import read_manifest
 from api.replies import AnswerReply, CitationReply, ForgetReply
 from api.terminal import plain, progress_bar
-from embedding.models import ModelStore
+from embedding.models import HUB_PREFIX, ModelStore
 from memory.errors import LetheError
 from service.settings import Settings
 
@@ -44,6 +46,7 @@ HARBOUR = REPOSITORY / "examples" / "harbour"
 FOLDER = REPOSITORY / ".demo"
 DATA = FOLDER / "data"
 LOG = FOLDER / "service.log"
+DOWNLOAD_LOG = FOLDER / "download.log"
 PROCESS = FOLDER / "service.pid"
 CERTIFICATE = FOLDER / "certificate.json"
 LETHE = Path(sys.executable).with_name("lethe")
@@ -52,6 +55,7 @@ START_SECONDS = 300
 JOB_SECONDS = 300
 STOP_SECONDS = 40
 INTERRUPTED = 130
+EXTRACTIVE = "extractive"
 LEADING_ELSEWHERE = ("DATA", "DATABASE_URL", "KEYS_URL", "ROOT_KEY_FILE", "BROKER_URL", "HOST", "PORT")
 """Settings (``LETHE_…``) that would take the demo to a database, broker or service that is not its own."""
 
@@ -98,7 +102,8 @@ def _run() -> int:
     store = ModelStore(settings.models_cache)
     _clear_folder()
     _have_embedder(store, settings.embedder)
-    with _service() as client:
+    FOLDER.mkdir()
+    with _downloading(store, settings.reader), _service() as client:
         _remember(client)
         _ask_all(client, asked, expectations)
         certificate = _forget(client, asked["forget"], expectations)
@@ -180,10 +185,23 @@ def _have_embedder(store: ModelStore, name: str) -> None:
 
 
 @contextmanager
+def _downloading(store: ModelStore, reader: str) -> Iterator[None]:
+    """Fetch the default reader's weights for the block; what has come by its end is kept to go on from."""
+    if "LETHE_READER" in os.environ or store.find(reader) is not None:
+        yield
+        return
+    with DOWNLOAD_LOG.open("wb") as log:
+        process = _run_beside(["models", "get", reader], log)
+    try:
+        yield
+    finally:
+        _stop(process)
+
+
+@contextmanager
 def _service() -> Iterator[LetheClient]:
     """Run ``lethe serve`` on loopback for the block, and stop it whatever happens in there."""
     _heading("2. The service")
-    FOLDER.mkdir()
     port = _free_port()
     process = _start(port)
     try:
@@ -205,19 +223,26 @@ def _service() -> Iterator[LetheClient]:
 
 
 def _start(port: int) -> subprocess.Popen[bytes]:
-    """Start the service in a session of its own, so that Ctrl-C reaches the demo alone."""
-    environment = dict(os.environ)
+    environment = {"LETHE_READER": EXTRACTIVE, **os.environ}
     for name in LEADING_ELSEWHERE:
         environment.pop(f"LETHE_{name}", None)
     with LOG.open("wb") as log:
-        return subprocess.Popen(
-            [str(LETHE), "serve", "--data", str(DATA), "--host", "127.0.0.1", "--port", str(port)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-        )
+        arguments = ["serve", "--data", str(DATA), "--host", "127.0.0.1", "--port", str(port)]
+        return _run_beside(arguments, log, environment)
+
+
+def _run_beside(
+    arguments: list[str], log: IO[bytes], environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Run ``lethe`` in a session of its own, so that Ctrl-C reaches the demo alone, and it stops the rest."""
+    return subprocess.Popen(
+        [str(LETHE), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def _free_port() -> int:
@@ -232,7 +257,8 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str) -> None:
         while not client.is_ready():
             if process.poll() is not None or time.monotonic() > deadline:
                 said = LOG.read_text(errors="replace").splitlines()[-15:]
-                raise DemoError("the service did not start; its log ends with\n" + "\n".join(said))
+                ended = "still starts" if process.poll() is None else f"ended with {process.returncode}"
+                raise DemoError(f"the service {ended}; its log says\n" + "\n".join(said))
             time.sleep(0.1)
 
 
@@ -244,7 +270,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     try:
-        os.killpg(process.pid, signal.SIGTERM)  # a download of the reader that was still going on
+        os.killpg(process.pid, signal.SIGTERM)  # what it had started itself, such as a download
     except ProcessLookupError:
         return
 
@@ -488,20 +514,21 @@ def _tell_reader(store: ModelStore, settings: Settings, answered: str) -> None:
     """Say which reader answered, and how far the download of the language model is."""
     _heading("The reader")
     name = settings.reader
-    console.print(f"The reader at the end was: {answered}")
-    if name == "extractive":
-        console.print("LETHE_READER=extractive asks for no language model.")
-    elif store.find(name) is not None:
-        if answered != name:
-            console.print(f"{name} is here and was still being loaded, which takes longer than this demo.")
-    elif name.startswith("hf:"):
+    console.print(f"Answered by: {answered}")
+    if name == EXTRACTIVE:
+        return
+    if store.find(name) is not None:
+        console.print(
+            f"{name} is here: lethe serve reads with it, and LETHE_READER={name} make demo does so here."
+        )
+    elif name.startswith(HUB_PREFIX):
         console.print(f"{name} is not here yet.")
     else:
         have = _have_bytes(settings.models_cache / "partial" / name) / 1e6
         total = sum(file.bytes for file in store.get_model(name).files) / 1e6
         console.print(
-            f"{name} takes over once its weights are here: {have:.0f} of {total:.0f} MB so far. "
-            f"The download goes on when a service runs, or with: lethe models get {name}"
+            f"{name}, with which lethe serve reads: {have:.0f} of {total:.0f} MB have come meanwhile. "
+            f"The rest comes when a service runs, or with: lethe models get {name}"
         )
 
 

@@ -5,7 +5,7 @@ Each is small; a second backend is a second small class, run through the same co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Generator, Iterator, Sequence, Set
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
@@ -41,8 +41,10 @@ class Reader(Protocol):
     @property
     def name(self) -> str: ...
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Iterator[Claim]:
-        """Yield checked claims one by one as they are ready (for streaming)."""
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence]
+    ) -> Generator[Claim, None, Reading]:
+        """Yield checked claims one by one as they are ready, and return the reading they make up."""
 
     def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
         """Return all claims, with confidence, tokens and timings."""

@@ -138,6 +138,8 @@ forgets = sa.Table(
     sa.Column("counts", sa.JSON, nullable=False),
     sa.Column("remaining", sa.JSON, nullable=False),
     sa.Column("error", sa.JSON, nullable=True),
+    # Counts and the scan's report, written down before what they tell of is gone.
+    sa.Column("evidence", sa.JSON, nullable=True),
     sa.Index(None, "tenant_id", "requested_us"),
 )
 

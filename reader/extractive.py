@@ -7,7 +7,7 @@ and that is the confidence.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from memory.ports import Encoder
 from memory.values import Claim, Evidence, Reading
@@ -31,9 +31,11 @@ class ExtractiveReader:
     def name(self) -> str:
         return "extractive"
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Iterator[Claim]:
-        """Yield the claims of ``read``."""
-        yield from self.read(question, evidence).claims
+    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
+        """Yield the claims of ``read``, and return its reading."""
+        reading = self.read(question, evidence)
+        yield from reading.claims
+        return reading
 
     def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
         """Return up to three sentences, best first; none when the evidence hardly speaks of the question.

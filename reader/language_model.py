@@ -11,7 +11,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,17 @@ class LanguageModelReader:
     def name(self) -> str:
         return self._name
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Iterator[Claim]:
-        """Yield each claim, checked, as soon as its sentence is written.
+    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
+        """Yield each claim, checked, as soon as its sentence is written; return the reading.
 
         Raises ``UnavailableError`` when the model cannot run (out of memory).
         """
-        yield from self._claims(question, evidence, _Run())
+        run = _Run()
+        claims: list[Claim] = []
+        for claim in self._claims(question, evidence, run):
+            claims.append(claim)
+            yield claim
+        return self._reading(claims, run)
 
     def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
         """Return all claims. Unsupported ones are among them with their reason; they are no answer.
@@ -110,10 +115,12 @@ class LanguageModelReader:
         the model's sentences that the evidence carries. Raises ``UnavailableError`` as ``iter_claims`` does.
         """
         run = _Run()
-        claims = tuple(self._claims(question, evidence, run))
+        return self._reading(list(self._claims(question, evidence, run)), run)
+
+    def _reading(self, claims: Sequence[Claim], run: _Run) -> Reading:
         carried = sum(claim.supported for claim in claims) / max(1, len(claims))
         return Reading(
-            claims,
+            tuple(claims),
             confidence=run.chance * carried if claims else min(run.chance, self._abstain_below),
             reader=self._name,
             tokens={"prompt": run.prompt_tokens, "completion": run.completion_tokens},

@@ -7,7 +7,7 @@ answers go on without it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import structlog
 
@@ -48,21 +48,24 @@ class SwitchingReader:
         """The name of the reader that would answer now."""
         return (self._loaded or self._ready).name
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Iterator[Claim]:
+    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
         """Yield the claims of the reader that answers; once one is out, the other no longer steps in."""
-        begun = False
         if self._loaded is not None:
+            begun = False
+            claims = self._loaded.iter_claims(question, evidence)
             try:
-                for claim in self._loaded.iter_claims(question, evidence):
+                while True:
+                    claim = next(claims)
                     begun = True
                     yield claim
+            except StopIteration as end:
+                reading: Reading = end.value
+                return reading
             except UnavailableError as error:
                 if begun:
                     raise
                 _log.warning("language model unavailable, answering extractively", error=str(error))
-            else:
-                return
-        yield from self._ready.iter_claims(question, evidence)
+        return (yield from self._ready.iter_claims(question, evidence))
 
     def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
         """Return the loaded reader's reading when it can, else the other's; ``Reading.reader`` says whose."""

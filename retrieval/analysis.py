@@ -1,9 +1,9 @@
 """Turn text into something a word index can split fairly, whatever the script.
 
-Scripts written without spaces are cut into overlapping pairs of characters (and the single characters,
-so that a query of one still matches); names glued together in mixed case (``LiHua``, ``parseDate``) are given beside their
-parts; a date is given in one form however it was written. What remains is a plain stream of words: lowercasing, folding, stop words and stemming are
-the index's own. Nothing here knows the index.
+Scripts written without spaces are cut into overlapping pairs of characters (and the single characters, so
+that a query of one still matches); names glued together in mixed case (``LiHua``, ``parseDate``) are given
+beside their parts; a date is given in one form however it was written. What remains is a plain stream of
+words: lowercasing, folding, stop words and stemming are the index's own. Nothing here knows the index.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ from __future__ import annotations
 import re
 import unicodedata
 
-STOP_WORDS: tuple[str, ...] = tuple(
-    (
-        "a about above after again against all am an and any are as at be because been before being below between "
-        "both but by can could did do does doing down during each few for from further had has have having he her here "
-        "hers herself him himself his how i if in into is it its itself just me more most my myself no nor not now of "
-        "off on once only or other our ours ourselves out over own same she should so some such than that the their "
-        "theirs them themselves then there these they this those through to too under until up very was we were what "
-        "when where which while who whom whose why will with would you your yours yourself yourselves"
-    ).split()
+
+def _list_words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+STOP_WORDS = _list_words(
+    """
+    a about above after again against all am an and any are as at be because been before being below
+    between both but by can could did do does doing down during each few for from further had has
+    have having he her here hers herself him himself his how i if in into is it its itself just me
+    more most my myself no nor not now of off on once only or other our ours ourselves out over own
+    same she should so some such than that the their theirs them themselves then there these they
+    this those through to too under until up very was we were what when where which while who whom
+    whose why will with would you your yours yourself yourselves
+    """
 )
-"""English function words, question words included: in a corpus of prose they are rare, hence falsely heavy."""
+"""English function words, question words included: in a corpus of prose they are rare, hence falsely heavy.
+"""
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
@@ -88,11 +95,11 @@ def _with_compact_form(found: re.Match[str]) -> str:
 
 
 def find_dates(text: str) -> tuple[str, ...]:
-    """Return the whole dates (with a year) that ``text`` names, as ``normalise`` writes them: ``20260428``."""
+    """Return the dates with a year that ``text`` names, as ``normalise`` writes them: ``20260428``."""
     return tuple(dict.fromkeys(_COMPACT_DATE.findall(spell_dates(text))))
 
 
 def normalise(text: str) -> str:
-    """Return ``text`` ready for a tokenizer that splits at everything but letters and digits. Never raises."""
+    """Return ``text`` ready for a tokenizer that keeps letters and digits only. Never raises."""
     clean = text.encode("utf-8", "replace").decode("utf-8").replace("\x00", " ")
     return split_mixed_case(split_unspaced(spell_dates(unicodedata.normalize("NFKC", clean))))

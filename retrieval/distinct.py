@@ -1,8 +1,9 @@
 """Drop near-duplicates from a ranking, keeping the best of each.
 
 Two texts are near-duplicates when they share nearly all runs of three words and agree in every number and
-negation: templates that differ in a date or an amount, or a claim and its denial, are different texts however alike
-they look (which is why vectors do not decide here). Nothing here knows where the texts come from.
+negation: templates that differ in a date or an amount, or a claim and its denial, are different texts
+however alike they look (which is why vectors do not decide here). Nothing here knows where the texts come
+from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ SIMILAR = 0.85
 
 _RUN = 3
 _WORD = re.compile(r"\w+(?:['’]\w+)?")
-_NEGATIONS = frozenset("no not never none nobody nothing neither nor without cannot".split())
+_NEGATIONS = frozenset(
+    ("no", "not", "never", "none", "nobody", "nothing", "neither", "nor", "without", "cannot")
+)
 
 
 def distinct(texts: Sequence[str], *, limit: int | None = None) -> list[int]:

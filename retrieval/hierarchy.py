@@ -1,9 +1,9 @@
 """Inner nodes: passage → section → source → topic, as pure functions of what is there now.
 
-A node's vector is the normalised sum of its passages' vectors. Sums are int64 over quantized
-vectors: they do not depend on order, and taking a member out is exact subtraction. Topics gather sources around
-leaders chosen by a hash of their content, so that the same sources give the same topics whatever came
-and went, and one more source moves few. Nothing here knows ids' meaning, stores or models.
+A node's vector is the normalised sum of its passages' vectors. Sums are int64 over quantized vectors: they
+do not depend on order, and taking a member out is exact subtraction. Topics gather sources around leaders
+chosen by a hash of their content, so that the same sources give the same topics whatever came and went, and
+one more source moves few. Nothing here knows ids' meaning, stores or models.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ SCALE = 1 << 14
 SUMMARY_SENTENCES = 3
 SUMMARY_CHARACTERS = 600
 FAN_OUT_BITS = 4
-"""A source leads a topic of level ``n`` when its hash starts with ``4 n`` zero bits: 16 members on average."""
+"""A source leads a topic of level ``n`` when its hash starts with ``4 n`` zero bits: 16 members on average.
+"""
 
 _MOST_LEVELS = 8
 _WORD = re.compile(r"[^\W_]+")
@@ -44,7 +45,8 @@ _STOPPED = frozenset(STOP_WORDS)
 class Node:
     """A section (index into ``Parsed.sections``) or, at section 0, the whole source.
 
-    ``passages`` are indexes into ``Parsed.passages``; ``summary`` holds spans of whole sentences of ``Parsed.text``.
+    ``passages`` are indexes into ``Parsed.passages``; ``summary`` holds spans of whole sentences of
+    ``Parsed.text``.
     """
 
     section: int
@@ -55,7 +57,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Topic:
-    """Sources that lie nearest to one leader. At level 1 members are sources, above they are leaders of topics below.
+    """Sources that lie nearest to one leader. Above level 1 members are the leaders of topics below.
 
     ``total`` sums the members' quantized unit vectors (above level 1: their topics' totals).
     """
@@ -112,7 +114,7 @@ def fold_nodes(parsed: Parsed, vectors: npt.NDArray[np.floating]) -> list[Node]:
 
 
 def summarise(parsed: Parsed, passages: Sequence[int]) -> tuple[Span, ...]:
-    """Return the spans, in reading order, of the one to three sentences that say most of what the passages say.
+    """Return the spans, in reading order, of the one to three sentences that say most of the matter.
 
     A sentence counts for the words it shares with the rest (log of their count, SumBasic's idea, Nenkova and
     Vanderwende 2005), damped by its length; words already said count no more. No model is asked.
@@ -207,7 +209,7 @@ def _leaders(members: Sequence[str], ranks: Mapping[str, int], level: int) -> li
 
 
 def _assign(members: Sequence[str], leaders: Sequence[str], units: Mapping[str, Sum]) -> dict[str, list[str]]:
-    """Give each member to its most similar leader. All products and sums are whole numbers below 2**53: exact."""
+    """Give each member to its most similar leader. All numbers are whole and below 2**53: exact."""
     centres = np.array([units[leader] for leader in leaders], dtype=np.float64)
     cells: dict[str, list[str]] = {leader: [] for leader in leaders}
     own = {leader: at for at, leader in enumerate(leaders)}

@@ -25,7 +25,9 @@ from retrieval.analysis import STOP_WORDS, normalise
 Keys = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 Allowed = npt.NDArray[np.bool_]
-"""A bitmap over row keys, shape (keys,): a row may be found when ``allowed[key]``; keys beyond its end may not."""
+"""A bitmap over row keys, shape (keys,): a row may be found when ``allowed[key]``; keys beyond its end may
+not.
+"""
 
 _WRITER_BYTES = 32_000_000
 _LONGEST_TOKEN = 64
@@ -39,7 +41,7 @@ _K1 = 1.2
 
 @dataclass(frozen=True, slots=True)
 class LexicalRow:
-    """One findable row. ``key`` is non-negative and unique in the index; ``context`` counts as part of the text."""
+    """One findable row. ``key`` is non-negative and unique in the index; ``context`` counts as text."""
 
     key: int
     body: str
@@ -112,8 +114,8 @@ class LexicalIndex:
     def search(self, query: str, *, limit: int, allowed: Allowed | None = None) -> tuple[Keys, Scores]:
         """Return (keys, BM25 scores), best first, of the rows that share a word with ``query``.
 
-        Rows that tie with the last one come along (so a caller that breaks ties by content sees them all), up to
-        ``limit`` + 1,024. The filter is exact however few rows it allows.
+        Rows that tie with the last one come along (so a caller that breaks ties by content sees them all),
+        up to ``limit`` + 1,024. The filter is exact however few rows it allows.
         """
         if limit < 1:
             return _nothing()
@@ -153,13 +155,17 @@ class LexicalIndex:
         return round((_K1 + 1.0) * total, _DECIMALS)
 
     def rarity(self, text: str) -> float:
-        """Return how rare the rarest word of ``text`` is among the rows: 0.0 in all of them, 1.0 in one or none."""
+        """Return how rare the rarest word of ``text`` is: 0.0 in all rows, 1.0 in one or none."""
         searcher = self._searcher()
         rows = int(searcher.num_docs)
         seen = [int(searcher.doc_freq("text", word)) for word in self._words(searcher, text)]
         if not seen or rows < 2:
             return 0.0
         return round(1.0 - math.log(min(max(1, min(seen)), rows)) / math.log(rows), _DECIMALS)
+
+    def count_rows(self, entry_id: EntryId) -> int:
+        """Return how many rows of an entry the files and statistics still hold, removed ones included."""
+        return int(self._searcher().doc_freq("entry", entry_id))
 
     def num_docs(self) -> int:
         """Return how many rows can be found."""
@@ -195,7 +201,7 @@ class LexicalIndex:
         return tantivy.Query.boolean_query(parts) if parts else None
 
     def _words(self, searcher: Any, query: str) -> dict[str, int]:
-        """Return the distinct words of ``query`` with their counts; of a very long query the rarest, known ones first."""
+        """Return the words of ``query`` with their counts; of a very long query the rarest known ones."""
         counts = Counter(self._analyzer.analyze(normalise(query)))
         words = sorted(counts)
         if len(words) > _MOST_TERMS:

@@ -47,10 +47,10 @@ def pack(
 ) -> list[Packed]:
     """Choose candidates (best first) while they fit into ``characters``, at most ``per_source`` of a source.
 
-    ``texts`` gives each source's whole text. Chosen passages at most ``gap`` characters apart become one; it is at least as
-    probable as its best passage, and more when several agree (one minus the product of the doubts).
-    ``best_last`` puts the best next to the question that follows the evidence. A candidate too long for the room left
-    is passed over, and shorter ones after it still get in.
+    ``texts`` gives each source's whole text. Chosen passages at most ``gap`` characters apart become one;
+    it is at least as probable as its best passage, and more when several agree (one minus the product of
+    the doubts). ``best_last`` puts the best next to the question that follows the evidence. A candidate too
+    long for the room left is passed over, and shorter ones after it still get in.
     """
     room = characters
     taken: dict[str, int] = {}

@@ -1,11 +1,11 @@
 """Rank passages for a question: meaning and words on one scale, and one step along mentions.
 
-Every candidate of either searcher is scored exactly by both (a convex combination of scores beats
-fusion of ranks: Bruch et al. 2023). Cosines stand as they are; BM25 is divided by the geometric mean
-of the best score found and the best score possible, so that a question whose words are nowhere does not trust
-its words. Sources mentioned by title in the best passages are lifted, which finds the second half of questions in
-two steps. Weights and what was tried: docs/decisions/0003-fusion-and-context.md. Nothing here knows
-how rows are stored, who asks, or what may be seen beyond the bitmap it is handed.
+Every candidate of either searcher is scored exactly by both (a convex combination of scores beats fusion of
+ranks: Bruch et al. 2023). Cosines stand as they are; BM25 is divided by the geometric mean of the best
+score found and the best score possible, so that a question whose words are nowhere does not trust its
+words. Sources mentioned by title in the best passages are lifted, which finds the second half of questions
+in two steps. Weights and what was tried: docs/decisions/0003-fusion-and-context.md. Nothing here knows how
+rows are stored, who asks, or what may be seen beyond the bitmap it is handed.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def rank(
 ) -> list[Ranked]:
     """Return up to ``limit`` passages, best first; equal scores stand in the order of their names.
 
-    ``passages`` and ``nodes`` are bitmaps over the rows of both indexes: the passages that may be found, and the inner
-    nodes that lead to them. Without ``nodes`` the hierarchy is not used.
+    ``passages`` and ``nodes`` are bitmaps over the rows of both indexes: the passages that may be found,
+    and the inner nodes that lead to them. Without ``nodes`` the hierarchy is not used.
     """
     if limit < 1:
         return []
@@ -183,7 +183,7 @@ def rank(
 
 
 def probability(raw: float, weights: Weights = DEFAULT_WEIGHTS) -> float:
-    """Return the chance that a passage with this raw score is relevant (logistic, fitted on odd queries of four sets)."""
+    """Return the chance that a passage of this raw score is relevant: logistic, fitted on public sets."""
     return round(1.0 / (1.0 + math.exp(-weights.slope * (raw - weights.midpoint))), 6)
 
 

@@ -1,8 +1,8 @@
 """Immutable files of vectors, named by the digest of what is in them.
 
-A file is one header line of JSON (format, space, dimension, count), the ids in canonical order, and the matrix in
-half precision, memory-mapped when read. The same rows give the same bytes, hence the same name, whatever
-order they were added in. Nothing here knows tenants or manifests.
+A file is one header line of JSON (format, space, dimension, count), the ids in canonical order, and the
+matrix in half precision, memory-mapped when read. The same rows give the same bytes, hence the same name,
+whatever order they were added in. Nothing here knows tenants or manifests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """An open segment: row ``i`` of ``vectors``, shape (count, dimension), belongs to ``ids[i]``. Read only."""
+    """An open segment: row ``i`` of ``vectors``, shape (count, dimension), is ``ids[i]``. Read only."""
 
     name: str
     space: str

@@ -1,8 +1,8 @@
 """Find which sources a text mentions by their titles: the second step of a question with two.
 
 ``Who leads the club that plays at Elm Park?`` finds the page of the park, whose text names the club; the
-club's own page may share no word with the question. A mention is the title's words in a row, written like a name (one
-word at least not in lower case). The table is a function of the titles now in it.
+club's own page may share no word with the question. A mention is the title's words in a row, written like a
+name (one word at least not in lower case). The table is a function of the titles now in it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ Keys = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 Allowed = npt.NDArray[np.bool_]
-"""A bitmap over keys, shape (keys,): ``key`` may be found when ``allowed[key]``; keys beyond its end may not."""
+"""A bitmap over keys, shape (keys,): ``key`` may be found when ``allowed[key]``; keys beyond its end may
+not.
+"""
 
 _faiss: Any = faiss  # its stubs know the C++ constructors only, not the Python ones
 _DECIMALS = 6
@@ -37,7 +39,7 @@ class VectorIndex(Protocol):
     def __len__(self) -> int: ...
 
     def add(self, keys: npt.ArrayLike, vectors: Matrix) -> None:
-        """Add rows, vectors of shape (rows, dimension), under new non-negative keys; ``ConflictError`` for a key held."""
+        """Add rows, shape (rows, dimension), under new non-negative keys; ``ConflictError`` if one is held."""
 
     def remove(self, keys: npt.ArrayLike) -> int:
         """Take rows out, unknown keys ignored; return how many went."""
@@ -47,7 +49,8 @@ class VectorIndex(Protocol):
     ) -> tuple[Keys, Scores]:
         """Return (keys, inner products rounded to 6 decimals), best first, for a query of shape (dimension,).
 
-        Rows that tie with the last come along, up to ``limit`` + 1,024; ties stand in key order. The filter is exact.
+        Rows that tie with the last come along, up to ``limit`` + 1,024; ties stand in key order. The filter
+        is exact.
         """
 
     def score(self, query: npt.NDArray[np.float32], keys: npt.ArrayLike) -> Scores:
@@ -220,7 +223,7 @@ def _checked_query(query: npt.NDArray[np.float32], dimension: int) -> npt.NDArra
 
 
 def _products(rows: Matrix, query: npt.NDArray[np.float32]) -> Scores:
-    """Products of single-precision numbers are exact in double, so only the sum's last bits could vary: rounded off."""
+    """Products of single precision are exact in double; the sum's last bits are rounded off."""
     scores: Scores = np.round(rows.astype(np.float64) @ query.astype(np.float64), _DECIMALS)
     return scores + 0.0  # -0.0 becomes 0.0
 

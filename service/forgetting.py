@@ -16,7 +16,7 @@ import structlog
 from memory.canonical import canonical_json
 from memory.clock import to_datetime, to_micros
 from memory.digest import digest_store
-from memory.errors import ForgottenError, InvalidInputError, LetheError, NotFoundError
+from memory.errors import ForgottenError, InvalidInputError, LetheError, NotFoundError, UnavailableError
 from memory.filters import compile_filter
 from memory.jobs import Job
 from memory.journal import EntryRow, Header, get_content, iter_headers
@@ -24,7 +24,7 @@ from memory.kernel import Kernel
 from memory.ledger import find_closure, iter_payloads
 from memory.ports import Store
 from memory.tables import certificates, denied, entries, forgets
-from memory.values import EntryId, JsonValue, TenantId
+from memory.values import Content, EntryId, JsonValue, TenantId
 from service.index import Indexes
 from service.ingest import name_artifacts
 from service.metrics import certificate_seconds, fence_seconds
@@ -32,7 +32,17 @@ from service.payloads import load_parsed, load_vectors
 from service.topics import fold_topics
 from service.views import ForgetView, Scope
 from unlearning.certificate import CertificatePayload, Counts, SigningKey, StoreResult, issue_certificate
-from unlearning.forget import Erased, ForgetRow, erase, fence, get_forget, list_denied, set_state
+from unlearning.forget import (
+    Erased,
+    ForgetRow,
+    count_remaining,
+    erase,
+    fence,
+    find_earlier,
+    get_forget,
+    list_denied,
+    set_state,
+)
 from unlearning.log import entry_hash
 
 log = structlog.get_logger()
@@ -143,39 +153,49 @@ class Forgetting:
                 self.kernel.jobs.finish(connection, [job])
             return
         try:
-            passages = self._count_passages(forget)
+            if find_earlier(self.kernel, forget):
+                raise UnavailableError("an earlier forget request is not certified yet")
             erased = erase(
                 self.kernel,
                 forget,
                 derived=self.derived,
                 truth=self.truth,
                 remains=self,
+                passages=self._count_passages(forget),
                 database_purges=self.purges,
             )
-        except LetheError as error:
-            said: dict[str, JsonValue] = {"title": type(error).__name__, "detail": str(error)}
-            set_state(self.kernel, forget, "failed", error=said)
+            self._certify(forget, job, erased)
+        except Exception as error:
+            self._record_failure(forget, error)
             raise
-        self._certify(forget, job, erased, passages)
+
+    def _record_failure(self, forget: ForgetRow, error: Exception) -> None:
+        """Say on the request what went wrong and what remains; what may still come right is tried again."""
+        detail = str(error) if isinstance(error, LetheError) else "an internal error"
+        said: dict[str, JsonValue] = {"title": type(error).__name__, "detail": detail}
+        state = "fenced" if isinstance(error, UnavailableError) else "failed"
+        set_state(self.kernel, forget, state, error=said)
+        remaining = count_remaining(self.kernel, forget, (*self.derived, *self.truth))
+        set_state(self.kernel, forget, state, remaining=remaining, error=said)
 
     def _count_passages(self, forget: ForgetRow) -> int:
         state = self.indexes.get(forget.tenant_id).state
         ids = list_denied(self.kernel, forget)
         return sum(state.cards[state.ordinals[i]].passages for i in ids if i in state.ordinals)
 
-    def _certify(self, forget: ForgetRow, job: Job, erased: Erased, passages: int) -> None:
+    def _certify(self, forget: ForgetRow, job: Job, erased: Erased) -> None:
         tenant_id = forget.tenant_id
         results = [
-            StoreResult(store.name, erased.per_store[store.name], 0, digest_store(store, tenant_id))
+            StoreResult(store.name, erased.held[store.name], 0, digest_store(store, tenant_id))
             for store in (*self.derived, *self.truth)
         ]
         combined = hashlib.sha256("".join(result.content_digest for result in results).encode()).hexdigest()
-        keys = erased.per_store.get("keys", 0)
+        keys = erased.held["keys"]
         counts = Counts(
             sources=forget.counts["sources"],
             entries=forget.counts["entries"],
             artifacts=erased.artifacts,
-            passages=passages,
+            passages=erased.passages,
             keys=keys,
         )
         with self.kernel.database.write() as connection:
@@ -195,7 +215,7 @@ class Forgetting:
                 epoch=forget.epoch,
                 counts=counts,
                 stores=tuple(results),
-                scan=erased.scan.to_json(),
+                scan=dict(erased.scan or {}),
                 content_digest=combined,
                 keys_destroyed=keys,
                 lethe_version=self.version,
@@ -233,7 +253,7 @@ class Forgetting:
                 payloads = dict(iter_payloads(connection, self.kernel.vault, tenant_id, [parse]))
             if content is not None:
                 yield content.body.decode("utf-8", "ignore")
-                yield from _attribute_texts(content.attributes.title, content.attributes.subjects)
+                yield from _attribute_texts(content)
             if parse in payloads:
                 yield load_parsed(payloads[parse]).text
 
@@ -268,10 +288,25 @@ class Forgetting:
             log.info("another forget came between; folding again")
 
 
-def _attribute_texts(title: str | None, subjects: Sequence[str]) -> Iterable[str]:
-    if title:
-        yield title
-    yield from subjects
+def _attribute_texts(content: Content) -> Iterable[str]:
+    """Yield the words said about a content: title, file name, names of people, metadata."""
+    attributes = content.attributes
+    named = (attributes.title, content.filename, attributes.external_id, attributes.user_id)
+    yield from (text for text in (*named, attributes.agent_id, attributes.run_id) if text)
+    yield from attributes.subjects
+    yield from _strings(dict(attributes.metadata))
+
+
+def _strings(value: JsonValue) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
 
 
 def _view(row: ForgetRow) -> ForgetView:

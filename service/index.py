@@ -46,6 +46,7 @@ class Indexes:
         self.recipes = recipes
         self._live: dict[TenantId, Generation] = {}
         self._locks: dict[TenantId, threading.RLock] = {}
+        self._folds: dict[TenantId, threading.Lock] = {}
         self._guard = threading.Lock()
 
     @property
@@ -56,6 +57,11 @@ class Indexes:
     def _lock(self, tenant_id: TenantId) -> threading.RLock:
         with self._guard:
             return self._locks.setdefault(tenant_id, threading.RLock())
+
+    def folding(self, tenant_id: TenantId) -> threading.Lock:
+        """Return the lock under which a tenant's topics are folded."""
+        with self._guard:
+            return self._folds.setdefault(tenant_id, threading.Lock())
 
     def get(self, tenant_id: TenantId) -> Generation:
         """Return the live generation, up to date with every commit that came before this call."""
@@ -135,6 +141,8 @@ class Indexes:
                 continue
             vectors = stored.get(entry_id)
             if vectors is None:
+                if mine.vectors not in payloads:
+                    continue
                 vectors = load_vectors(payloads[mine.vectors], self.encoder.space.dimension)
             row, attributes = headers[entry_id]
             loaded.append(_indexable(row, attributes, payloads[mine.parse], vectors, payloads[mine.nodes]))
@@ -150,10 +158,12 @@ class Indexes:
             )
         if name is None:
             return {}
+        path = self.folder / tenant_id / name
         try:
-            segment = read_segment(self.folder / tenant_id / name)
+            segment = read_segment(path)
         except (CorruptionError, FileNotFoundError) as error:
             log.warning("vector segment is remade from the ledger", error=type(error).__name__)
+            path.unlink(missing_ok=True)  # a file that has its name is taken for whole when it is written
             return {}
         if segment.space != self._space_name():
             return {}
@@ -256,8 +266,10 @@ class IndexStore:
         return held
 
     def holds(self, tenant_id: TenantId, ids: Set[str]) -> int:
-        """Return how many rows the live generation and the segment still hold of these entries."""
-        state = self.indexes.get(tenant_id).state
+        """Return how many rows the live generation, its word index and the segment still hold of these."""
+        generation = self.indexes.get(tenant_id)
+        state = generation.state
+        words = sum(generation.words.count_rows(EntryId(i)) for i in ids)
         in_memory = sum(
             state.cards[state.ordinals[EntryId(i)]].passages for i in ids if EntryId(i) in state.ordinals
         )
@@ -266,7 +278,7 @@ class IndexStore:
             for entry_id, vectors in self.indexes._read_segment(tenant_id).items()
             if entry_id in ids
         )
-        return in_memory + on_disk
+        return in_memory + words + on_disk
 
     def iter_content(self, tenant_id: TenantId) -> Iterator[dict[str, JsonValue]]:
         """Yield each row with its vector's digest, and how many rows the word index counts."""

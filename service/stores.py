@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 import sqlalchemy as sa
 
 from memory.database import chunked
+from memory.errors import ForgottenError
 from memory.journal import delete_entries
 from memory.kernel import Kernel
 from memory.ledger import delete, drop_edges_from
@@ -103,7 +104,10 @@ class ArtifactStore:
             for chunk in chunked(rows):
                 opener = vault.opener(tenant_id, [row.sealed_under for row in chunk if row.sealed_under])
                 for row in chunk:
-                    plain = opener.open(row.sealed_under, f"artifact:{row.name}", row.payload)
+                    try:
+                        plain = opener.open(row.sealed_under, f"artifact:{row.name}", row.payload)
+                    except ForgottenError:
+                        continue  # its key was destroyed after the row was read
                     digest = hashlib.sha256(plain).hexdigest()
                     yield {"artifact": row.name, "recipe": row.recipe, "sha256": digest}
             for edge in connection.execute(sa.select(edges).where(edges.c.tenant_id == tenant_id)):

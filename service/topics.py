@@ -32,7 +32,15 @@ class TopicView:
 
 
 def fold_topics(kernel: Kernel, indexes: Indexes, tenant_id: TenantId) -> bool:
-    """Make the topics of the current set; False, and nothing changed, when a forget came between."""
+    """Make the topics of the current set; False, and nothing changed, when a forget came between.
+
+    One fold at a time: of two, the one that saw less could otherwise write last.
+    """
+    with indexes.folding(tenant_id):
+        return _fold_current(kernel, indexes, tenant_id)
+
+
+def _fold_current(kernel: Kernel, indexes: Indexes, tenant_id: TenantId) -> bool:
     with kernel.database.read() as connection:
         before = get_position(connection, tenant_id)
     state = indexes.get(tenant_id).state

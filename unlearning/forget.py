@@ -1,15 +1,16 @@
 """The forget state machine: fence, erase, fold, scan, purge, certify.
 
 ``fence`` is what the caller waits for; ``run`` is the job behind it. Every step may be repeated: a
-job that was killed begins again from the first step, and what is gone already stays gone. The journal
-entries and their keys go last, so that until the scan has passed the job can still tell what to look for.
+job that was killed begins again, and what is gone already stays gone. The journal entries and their keys
+go last, so that until the scan has passed the job can still tell what to look for; what was found before
+anything was erased, and what the scan saw, is written down for the certificate.
 Nothing here knows what a store is made of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -60,15 +61,27 @@ class ForgetRow:
     counts: Mapping[str, int]
     remaining: Mapping[str, int]
     error: Mapping[str, JsonValue] | None
+    evidence: Mapping[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What the finished erasure found and left, for the certificate."""
+    """What a request found before it erased anything, and what the scan saw once the bytes were gone.
 
-    per_store: Mapping[str, int]
+    ``held`` counts items per store. Kept on the request's row, so that a job which was killed half-way
+    certifies what was there when it first began.
+    """
+
+    held: Mapping[str, int]
     artifacts: int
-    scan: ScanReport
+    passages: int
+    scan: Mapping[str, JsonValue] | None = None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the row's form."""
+        held: dict[str, JsonValue] = dict(self.held)
+        scan = None if self.scan is None else dict(self.scan)
+        return {"held": held, "artifacts": self.artifacts, "passages": self.passages, "scan": scan}
 
 
 Surviving = Callable[[], tuple[Iterable[str], Iterable[npt.NDArray[np.float32]]]]
@@ -90,8 +103,14 @@ def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: s
             connection.execute(
                 denied.insert(),
                 [
-                    {"tenant_id": tenant_id, "entry_id": entry_id, "forget_id": forget_id}
-                    for entry_id in fresh
+                    {
+                        "tenant_id": tenant_id,
+                        "entry_id": row.id,
+                        "forget_id": forget_id,
+                        # An id made from an external id would tell the name; a random one tells nothing.
+                        "source_id": row.source_id if row.external_key is None else None,
+                    }
+                    for row in rows
                 ],
             )
         epoch = connection.scalar(
@@ -101,6 +120,7 @@ def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: s
             .returning(tenants.c.epoch)
         )
         kernel.jobs.cancel_targets(connection, fresh)
+        kernel.jobs.retry_failed(connection, "forget", tenant_id)
         job = kernel.jobs.add(connection, tenant_id, "forget", [forget_id])[0]
         row = ForgetRow(
             id=forget_id,
@@ -154,6 +174,7 @@ def get_forget(kernel: Kernel, tenant_id: TenantId, forget_id: str) -> ForgetRow
         row.counts,
         row.remaining,
         row.error,
+        row.evidence,
     )
 
 
@@ -164,11 +185,14 @@ def set_state(
     *,
     remaining: Mapping[str, int] | None = None,
     error: Mapping[str, JsonValue] | None = None,
+    evidence: Erased | None = None,
 ) -> None:
     """Record how far a forget request has come."""
     values: dict[str, object] = {"state": state, "error": None if error is None else dict(error)}
     if remaining is not None:
         values["remaining"] = dict(remaining)
+    if evidence is not None:
+        values["evidence"] = evidence.to_json()
     with kernel.database.write() as connection:
         connection.execute(forgets.update().where(forgets.c.id == forget.id).values(**values))
 
@@ -180,6 +204,21 @@ def list_denied(kernel: Kernel, forget: ForgetRow) -> list[EntryId]:
         return sorted(EntryId(i) for i in found)
 
 
+def find_earlier(kernel: Kernel, forget: ForgetRow) -> bool:
+    """Say whether an earlier request of the tenant is not certified yet.
+
+    A scope may mean entries that an earlier request has denied and not erased yet: no certificate may
+    say they are gone.
+    """
+    earlier = sa.and_(
+        forgets.c.tenant_id == forget.tenant_id,
+        forgets.c.epoch < forget.epoch,
+        forgets.c.state != "certified",
+    )
+    with kernel.database.read() as connection:
+        return connection.execute(sa.select(forgets.c.id).where(earlier).limit(1)).first() is not None
+
+
 def erase(
     kernel: Kernel,
     forget: ForgetRow,
@@ -187,25 +226,56 @@ def erase(
     derived: Sequence[Store],
     truth: Sequence[Store],
     remains: Remains,
+    passages: int,
     database_purges: Sequence[Callable[[], None]],
 ) -> Erased:
-    """Take everything the request denied out of every store.
+    """Take everything the request denied, which is in ``passages`` passages, out of every store.
 
-    ``derived`` stores are emptied and folded first, then every file is scanned, then ``truth`` (the
-    journal and the keys) goes. Raise ``CorruptionError`` when anything is still held or found: the
-    fence stays, and the request says what remains.
+    ``derived`` stores are emptied and folded first, then every file is scanned, then ``truth`` goes, in
+    its order. Raise ``CorruptionError`` when anything is still held or found: the fence stays, and the
+    request says what remains.
     """
     tenant_id = forget.tenant_id
     entry_ids = list_denied(kernel, forget)
     with kernel.database.read() as connection:
         closure = find_closure(connection, tenant_id, entry_ids)
     ids = frozenset[str](entry_ids) | closure
+    if forget.evidence is None:
+        held = _count([*derived, *truth], tenant_id, ids)
+        evidence = Erased(held, len(closure), passages)
+        set_state(kernel, forget, "erasing", remaining=held, evidence=evidence)
+    else:
+        evidence = Erased(**forget.evidence)  # type: ignore[arg-type]
+    if evidence.scan is None:
+        scan = _erase_derived(kernel, forget, entry_ids, ids, derived, remains)
+        evidence = replace(evidence, scan=scan.to_json())
+
+    set_state(kernel, forget, "purging", evidence=evidence)
+    for store in truth:
+        store.erase(tenant_id, ids)
+        _check_gone([store], tenant_id, ids)
+    for purge in database_purges:
+        purge()
+    _check_gone([*derived, *truth], tenant_id, ids)
+    return evidence
+
+
+def _erase_derived(
+    kernel: Kernel,
+    forget: ForgetRow,
+    entry_ids: Sequence[EntryId],
+    ids: frozenset[str],
+    derived: Sequence[Store],
+    remains: Remains,
+) -> ScanReport:
+    """Empty the derived stores, fold, and look for what was in them in every file."""
+    tenant_id = forget.tenant_id
     needles = build_needles(
         remains.iter_texts(tenant_id, entry_ids), remains.iter_vectors(tenant_id, entry_ids)
     )
-
-    set_state(kernel, forget, "erasing", remaining=_count(derived, tenant_id, ids))
-    per_store = {store.name: store.erase(tenant_id, ids) for store in derived}
+    set_state(kernel, forget, "erasing")
+    for store in derived:
+        store.erase(tenant_id, ids)
     set_state(kernel, forget, "folding")
     remains.fold(tenant_id)
     set_state(kernel, forget, "verifying")
@@ -214,13 +284,12 @@ def erase(
     if not scan.clean:
         places = ", ".join(sorted({finding.path for finding in scan.found}))
         raise CorruptionError(f"content that was to be erased is still in {places}")
+    return scan
 
-    set_state(kernel, forget, "purging")
-    per_store |= {store.name: store.erase(tenant_id, ids) for store in truth}
-    for purge in database_purges:
-        purge()
-    _check_gone([*derived, *truth], tenant_id, ids)
-    return Erased(per_store, len(closure), scan)
+
+def count_remaining(kernel: Kernel, forget: ForgetRow, stores: Sequence[Store]) -> dict[str, int]:
+    """Return per store how many items are still held under the entries that a request denied."""
+    return _count(stores, forget.tenant_id, frozenset[str](list_denied(kernel, forget)))
 
 
 def scan_residue(root: Path, needles: Needles, surviving: Surviving) -> ScanReport:

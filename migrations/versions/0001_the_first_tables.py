@@ -110,6 +110,7 @@ def upgrade() -> None:
         sa.Column("counts", sa.JSON(), nullable=False),
         sa.Column("remaining", sa.JSON(), nullable=False),
         sa.Column("error", sa.JSON(), nullable=True),
+        sa.Column("evidence", sa.JSON(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_forgets")),
     )
     with op.batch_alter_table("forgets", schema=None) as batch_op:

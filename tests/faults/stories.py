@@ -95,11 +95,19 @@ class World:
             return [load_vectors(payload, dimension) for _, payload in payloads]
 
     def digest(self) -> dict[str, str]:
-        """Return the digest of the content plane once all work is done and the index is compact."""
+        """Return the digest of the content plane as it is."""
+        return digest_content(self.house.lethe.stores, TENANT)
+
+    def compact(self) -> None:
+        """Finish all work, write the index anew and fold the topics."""
         self.house.waker.drain()
         self.indexes.rewrite(TENANT)
         assert fold_topics(self.house.lethe.kernel, self.indexes, TENANT)
-        return digest_content(self.house.lethe.stores, TENANT)
+
+    def pass_time(self) -> None:
+        """Let every pause between two attempts pass, and do what is due."""
+        self.house.clock.now_us += 200 * STEP_US
+        self.house.waker.drain()
 
     def ranked(self) -> list[tuple[str, str, float]]:
         """Return what recall finds for a few questions, with its scores."""
@@ -133,8 +141,9 @@ def twin_of(world: World, survivors: Sequence[Told], folder: Path) -> World:
 
 
 def assert_like_twin(world: World, survivors: Sequence[Told], folder: Path) -> None:
-    """Assert that contents and rankings are those of a world that never knew the rest."""
+    """Assert that contents and rankings are those of a world that never knew the rest, and was compacted."""
     twin = twin_of(world, survivors, folder)
+    twin.compact()
     try:
         assert world.digest() == twin.digest()
         assert world.ranked() == twin.ranked()

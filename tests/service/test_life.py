@@ -112,7 +112,7 @@ def test_another_model_is_followed_at_the_next_start(house: House, tmp_path: Pat
         stored = connection.execute(
             sa.select(artifacts.c.recipe, sa.func.count()).group_by(artifacts.c.recipe)
         ).all()
-        counts = {recipe: count for recipe, count in stored}
+        counts = {row[0]: row[1] for row in stored}
         entries = len(list_entry_ids(connection, TENANT))
         names = set(connection.scalars(sa.select(artifacts.c.name)))
         inputs = set(connection.scalars(sa.select(edges.c.input)))

@@ -1,0 +1,181 @@
+"""The embedded worker over a real Valkey: jobs run, whatever becomes of the broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from memory.errors import UnavailableError
+from workers.broker import LONGEST_SOCKET_PATH, EmbeddedBroker
+from workers.worker import EmbeddedWorker
+
+PATIENCE = 60.0
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+class Queue:
+    """Job rows without a database: what is due, what was done, and by how many at once."""
+
+    def __init__(self) -> None:
+        self.due: list[str] = []
+        self.done: list[str] = []
+        self.lock = threading.Lock()
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def add(self, *names: str) -> None:
+        with self.lock:
+            self.due += names
+
+    def run(self, name: str) -> None:
+        self.hold.wait(PATIENCE)
+        with self.lock:
+            if name in self.due:  # a message may come twice; the row decides
+                self.due.remove(name)
+                self.done.append(name)
+
+    def list_due(self, limit: int) -> Sequence[str]:
+        with self.lock:
+            return self.due[:limit]
+
+
+def make_worker(folder: Path, *, sweep_seconds: float = 0.2) -> tuple[EmbeddedWorker, EmbeddedBroker]:
+    broker = EmbeddedBroker(folder)
+    return EmbeddedWorker(broker_url=None, broker=broker, threads=2, sweep_seconds=sweep_seconds), broker
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[EmbeddedBroker]:
+    made = EmbeddedBroker(tmp_path / "broker")
+    yield made
+    made.stop()
+
+
+def kill(broker: EmbeddedBroker) -> None:
+    client = Redis(unix_socket_path=str(broker.socket))
+    pid = client.info("server")["process_id"]
+    client.close()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not broker.answers())
+
+
+def test_what_is_woken_runs_without_the_sweeper(tmp_path: Path, queue: Queue) -> None:
+    worker, broker = make_worker(tmp_path / "broker", sweep_seconds=3_600)
+    worker.start(queue.run, queue.list_due)
+    try:
+        names = [f"job{n}" for n in range(20)]
+        queue.add(*names)
+        for name in names:
+            worker.wake(name)
+        wait_until(lambda: len(queue.done) == 20)
+    finally:
+        worker.stop()
+    assert sorted(queue.done) == sorted(names)
+    assert not broker.answers()
+    assert not [t for t in threading.enumerate() if t.name in ("lethe-worker", "lethe-sweeper")]
+
+
+def test_work_goes_on_after_the_broker_was_killed(tmp_path: Path, queue: Queue) -> None:
+    """Killed hard with messages in it, it is started again, and nothing queued is lost."""
+    worker, broker = make_worker(tmp_path / "broker")
+    worker.start(queue.run, queue.list_due)
+    try:
+        queue.hold.clear()
+        queue.add(*(f"before{n}" for n in range(6)))
+        for name in queue.list_due(6):
+            worker.wake(name)
+        kill(broker)
+        queue.add("while-away")
+        worker.wake("while-away")  # a message that cannot be sent is no failure
+        queue.hold.set()
+        wait_until(lambda: not queue.due)
+        queue.add("after")
+        worker.wake("after")
+        wait_until(lambda: not queue.due)
+        assert broker.answers()
+    finally:
+        worker.stop()
+    assert sorted(queue.done) == sorted([*(f"before{n}" for n in range(6)), "while-away", "after"])
+    assert not broker.answers()
+
+
+def test_the_running_task_is_finished_before_the_worker_stops(tmp_path: Path, queue: Queue) -> None:
+    worker, _ = make_worker(tmp_path / "broker")
+    started = threading.Event()
+
+    def run(name: str) -> None:
+        started.set()
+        time.sleep(0.5)
+        queue.run(name)
+
+    worker.start(run, queue.list_due)
+    queue.add("slow")
+    worker.wake("slow")
+    assert started.wait(PATIENCE)
+    worker.stop()
+    assert queue.done == ["slow"]
+    worker.wake("late")  # nobody is there; nothing happens
+
+
+def test_the_broker_keeps_what_is_queued_and_nothing_but_ids(broker: EmbeddedBroker) -> None:
+    broker.start()
+    client = Redis(unix_socket_path=str(broker.socket))
+    client.rpush("queue", "id")
+    client.close()
+    kill(broker)
+    broker.ensure()
+    client = Redis(unix_socket_path=str(broker.socket))
+    assert client.lrange("queue", 0, -1) == [b"id"]
+    client.close()
+
+
+def test_a_server_left_by_an_earlier_process_is_used_and_ended(
+    broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    broker.start()
+    later = EmbeddedBroker(tmp_path / "broker")
+    later.start()
+    assert later._process is None
+    later.stop()
+    wait_until(lambda: not broker.answers())
+
+
+def test_a_deep_folder_gets_a_socket_elsewhere_which_is_found_again(tmp_path: Path) -> None:
+    """Unix socket addresses are short; two servers must never write one file."""
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    first = EmbeddedBroker(deep)
+    first.start()
+    assert len(str(first.socket)) <= LONGEST_SOCKET_PATH < len(str(deep))
+    second = EmbeddedBroker(deep)
+    assert second.socket == first.socket
+    second.start()
+    assert second._process is None
+    first.stop()
+    assert not first.socket.parent.exists()
+    first.start()
+    assert first.answers()
+    first.stop()
+
+
+def test_a_broker_that_does_not_start_says_where_its_log_is(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path / "broker", server="/bin/false")
+    with pytest.raises(UnavailableError, match=r"valkey\.log"):
+        broker.start()
