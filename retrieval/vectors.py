@@ -39,7 +39,7 @@ class VectorIndex(Protocol):
     def __len__(self) -> int: ...
 
     def add(self, keys: npt.ArrayLike, vectors: Matrix) -> None:
-        """Add rows, shape (rows, dimension), under new non-negative keys; ``ConflictError`` if one is held."""
+        """Add rows, shape (rows, dimension), under new keys ≥ 0; ``ConflictError`` if one is held."""
 
     def remove(self, keys: npt.ArrayLike) -> int:
         """Take rows out, unknown keys ignored; return how many went."""

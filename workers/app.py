@@ -46,7 +46,8 @@ def make_app(broker_url: str, run_job: Callable[[str], None]) -> Celery:
     def run(job_id: str) -> None:
         run_job(job_id)
 
-    app.task(run, name=TASK)
+    # Not shared: another app in this process has its own.
+    app.task(run, name=TASK, shared=False)
     return app
 
 
