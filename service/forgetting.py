@@ -102,6 +102,7 @@ class Forgetting:
             digest,
         )
         fence_seconds.observe(time.perf_counter() - started)
+        self.indexes.hide(tenant_id, list_denied(self.kernel, row))
         log.info("fenced", forget_id=row.id, epoch=row.epoch, **row.counts)
         return _view(row), row.job_id
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +89,9 @@ class State:
         return selected
 
     def get_version(self, ordinal: int) -> int:
-        """Return the rank of an entry among its source's versions, from 1."""
-        return self.versions[self.cards[ordinal].row.source_id].index(ordinal) + 1
+        """Return the rank of an entry among its source's versions, from 1; 0 for a hidden one."""
+        ranked = self.versions[self.cards[ordinal].row.source_id]
+        return ranked.index(ordinal) + 1 if ordinal in ranked else 0
 
 
 class Generation:
@@ -178,6 +179,26 @@ class Generation:
             versions,
         )
 
+    def hide(self, entry_ids: Collection[EntryId]) -> None:
+        """Take denied entries out of every view made from now on: versions are ranked without them.
+
+        Their rows stay until the next generation, and no search admits them.
+        """
+        with self._lock:
+            state = self._state
+            gone = {state.ordinals[entry_id] for entry_id in entry_ids if entry_id in state.ordinals}
+            if not gone:
+                return
+            versions = dict(state.versions)
+            valid_from, valid_until = state.valid_from.copy(), state.valid_until.copy()
+            for source_id in {state.cards[ordinal].row.source_id for ordinal in gone}:
+                left = tuple(ordinal for ordinal in versions[source_id] if ordinal not in gone)
+                versions[source_id] = left
+                _set_validity(state.cards, left, valid_from, valid_until)
+            # An empty stretch of time: visible at none.
+            valid_from[sorted(gone)] = valid_until[sorted(gone)] = 0
+            self._state = replace(state, versions=versions, valid_from=valid_from, valid_until=valid_until)
+
     def close(self) -> None:
         """Give up the word index and delete its folder: a generation lives as long as its process."""
         with self._lock:
@@ -226,11 +247,21 @@ def _rank_versions(
     for source_id in touched:
         ordered = sorted(versions[source_id], key=lambda i: (cards[i].row.recorded_us, cards[i].row.id))
         versions[source_id] = tuple(ordered)
-        for at, ordinal in enumerate(ordered):
-            valid_from[ordinal] = cards[ordinal].row.recorded_us
-            later = cards[ordered[at + 1]].row.recorded_us if at + 1 < len(ordered) else FOREVER
-            valid_until[ordinal] = later
+        _set_validity(cards, ordered, valid_from, valid_until)
     return versions, valid_from, valid_until
+
+
+def _set_validity(
+    cards: Sequence[Card],
+    ordered: Sequence[int],
+    valid_from: npt.NDArray[np.int64],
+    valid_until: npt.NDArray[np.int64],
+) -> None:
+    """Write down when each version of a source holds: until the next one, the last for ever."""
+    for at, ordinal in enumerate(ordered):
+        valid_from[ordinal] = cards[ordinal].row.recorded_us
+        later = cards[ordered[at + 1]].row.recorded_us if at + 1 < len(ordered) else FOREVER
+        valid_until[ordinal] = later
 
 
 def match_entries(state: State, matches: Callable[[Card], bool]) -> npt.NDArray[np.bool_]:

@@ -76,6 +76,12 @@ class Indexes:
                 live = self._live[tenant_id] = self._open(tenant_id)
             return self._follow(tenant_id, live)
 
+    def hide(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
+        """Take denied entries out of the live generation's views until it is rewritten without them."""
+        live = self._live.get(tenant_id)
+        if live is not None:
+            live.hide(entry_ids)
+
     def _follow(self, tenant_id: TenantId, live: Generation) -> Generation:
         with self.kernel.database.read() as connection:
             position = get_position(connection, tenant_id)

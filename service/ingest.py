@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from embedding.codes import encode_codes
 from memory.errors import LetheError
 from memory.kernel import Kernel
 from memory.ledger import Artifact, Recipe, artifact_name
 from memory.ports import Encoder, Parser, Vectors
 from memory.values import ArtifactName, Content, EntryId, JsonValue, Parsed, TenantId
-from retrieval.hierarchy import fold_nodes
+from retrieval.hierarchy import Sum, fold_nodes, unit
 from service.payloads import NodeOutline, dump_nodes, dump_parsed, dump_vectors
 
 
@@ -80,6 +81,12 @@ def embedding_text(parsed: Parsed, index: int) -> str:
     return f"{passage.context}\n{text}" if passage.context else text
 
 
+def node_code(total: Sum) -> str:
+    """Return the binary code of a node's embedding, in hexadecimal."""
+    code: bytes = encode_codes(unit(total)[None])[0].tobytes()
+    return code.hex()
+
+
 def derive(parsed: Mapping[EntryId, Parsed], encoder: Encoder) -> list[Derived]:
     """Encode parsed entries in one go and fold each one's tree."""
     texts = [
@@ -92,7 +99,8 @@ def derive(parsed: Mapping[EntryId, Parsed], encoder: Encoder) -> list[Derived]:
         own = vectors[start : start + len(entry.passages)]
         start += len(entry.passages)
         nodes = tuple(
-            NodeOutline(node.section, node.passages, node.summary) for node in fold_nodes(entry, own)
+            NodeOutline(node.section, node.passages, node.summary, node_code(node.total))
+            for node in fold_nodes(entry, own)
         )
         made.append(Derived(entry_id, entry, own, nodes))
     return made

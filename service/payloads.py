@@ -59,11 +59,15 @@ def load_vectors(payload: bytes, dimension: int) -> Vectors:
 
 @dataclass(frozen=True, slots=True)
 class NodeOutline:
-    """An inner node of an entry without its sum, which follows exactly from the passages' vectors."""
+    """An inner node of an entry. Its embedding follows exactly from its passages' vectors and is not kept.
+
+    ``summary`` are spans of the sentences that stand for it; ``code`` is its binary code in hexadecimal.
+    """
 
     section: int
     passages: tuple[int, ...]
     summary: tuple[tuple[int, int], ...]
+    code: str
 
 
 def dump_nodes(nodes: Sequence[NodeOutline]) -> bytes:
@@ -74,6 +78,11 @@ def dump_nodes(nodes: Sequence[NodeOutline]) -> bytes:
 def load_nodes(payload: bytes) -> tuple[NodeOutline, ...]:
     """Return an entry's inner nodes from their JSON."""
     return tuple(
-        NodeOutline(n["section"], tuple(n["passages"]), tuple((start, end) for start, end in n["summary"]))
+        NodeOutline(
+            n["section"],
+            tuple(n["passages"]),
+            tuple((start, end) for start, end in n["summary"]),
+            n["code"],
+        )
         for n in orjson.loads(payload)
     )

@@ -17,7 +17,7 @@ from memory.values import ArtifactName, TenantId
 from retrieval.hierarchy import Topic, build_topics, central_members
 from service.generation import Card
 from service.index import Indexes
-from service.ingest import name_artifacts
+from service.ingest import name_artifacts, node_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ def _dump_topic(topic: Topic, speakers: tuple[str, ...]) -> bytes:
             "members": topic.members,
             "speakers": speakers,
             "total": topic.total.tolist(),
+            "code": node_code(topic.total),
         },
         option=orjson.OPT_SORT_KEYS,
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +92,7 @@ class StoreResult:
 class CertificatePayload:
     """What is signed. Times are aware; digests are 64 lower-case hexadecimal digits.
 
-    ``tenant`` and ``scope_digest`` are HMACs (``tenant_fingerprint``, ``scope_digest``). ``scan`` is
+    ``tenant`` and ``scope_digest`` are HMACs under the tenant's key (``Vault.name``). ``scan`` is
     ``ScanReport.to_json()``. ``content_digest`` is that of the whole content plane afterwards.
     ``previous`` is the hash of the entry before in the transparency log, or None for the first.
     In JSON, ``totals`` adds up what the stores erased and still hold.
@@ -197,20 +196,6 @@ class Verification:
 def key_fingerprint(public_key: bytes) -> str:
     """Return the sha256 of a public key, in hexadecimal."""
     return hashlib.sha256(public_key).hexdigest()
-
-
-def tenant_fingerprint(tenant_id: str, tenant_key: bytes) -> str:
-    """Return what names a tenant in certificates: an HMAC-SHA256 under the tenant's key."""
-    return _keyed_digest(b"lethe/certificate/tenant", tenant_id, tenant_key)
-
-
-def scope_digest(scope: JsonValue, tenant_key: bytes) -> str:
-    """Return what names a scope in certificates, so that not even a subject's name is in them."""
-    return _keyed_digest(b"lethe/certificate/scope", scope, tenant_key)
-
-
-def _keyed_digest(purpose: bytes, value: JsonValue, key: bytes) -> str:
-    return hmac.new(key, purpose + b"\0" + canonical_json(value), hashlib.sha256).hexdigest()
 
 
 def issue_certificate(payload: dict[str, JsonValue], key: SigningKey) -> dict[str, JsonValue]:

@@ -78,13 +78,15 @@ class EmbeddedBroker:
         finally:
             client.close()
 
-    def ensure(self) -> None:
-        """Start the server again when it no longer answers."""
+    def ensure(self) -> bool:
+        """Start the server again when it no longer answers; say whether that was needed."""
         if self._process is not None and self._process.poll() is not None:
             self._process = None
-        if not self.answers():
-            self._end()  # it may hang, and two must not write one file
-            self.start()
+        if self.answers():
+            return False
+        self._end()  # it may hang, and two must not write one file
+        self.start()
+        return True
 
     def stop(self) -> None:
         """End the server, whichever run started it; what is queued stays in its file."""

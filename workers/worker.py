@@ -7,6 +7,7 @@ lock of one process. The same task runs under ``celery worker`` where the databa
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from workers.broker import EmbeddedBroker
 
 SWEEP_SECONDS = 5.0
 SWEEP_LIMIT = 64
+STALL_SECONDS = 30.0
+STOP_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -39,15 +42,20 @@ class EmbeddedWorker:
         broker: EmbeddedBroker | None,
         threads: int,
         sweep_seconds: float = SWEEP_SECONDS,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._broker_url = broker_url
         self._broker = broker
         self._threads = threads
         self._sweep_seconds = sweep_seconds
+        self._stall_seconds = stall_seconds
         self._app: Celery | None = None
         self._controller: Any = None
         self._stopping = threading.Event()
         self._running: list[threading.Thread] = []
+        self._busy = 0
+        self._moved_at = 0.0
+        self._guard = threading.Lock()
 
     def start(self, run_job: Callable[[str], None], list_due: Callable[[int], Sequence[str]]) -> None:
         """Start everything; returns once the broker answers."""
@@ -55,22 +63,54 @@ class EmbeddedWorker:
             self._broker.start()
         url = self._broker_url or (self._broker.url if self._broker else None)
         assert url is not None, "either a broker or its URL is needed"
-        self._app = make_app(url, run_job)
-        self._controller = self._app.WorkController(
-            pool_cls="threads",
-            concurrency=self._threads,
-            without_heartbeat=True,
-            without_mingle=True,
-            without_gossip=True,
-            quiet=True,
-        )
+
+        def run(job_id: str) -> None:
+            self._count(1)
+            try:
+                run_job(job_id)
+            finally:
+                self._count(-1)
+
+        self._app = make_app(url, run)
         self._stopping.clear()
+        self._count(0)
         self._running = [
-            threading.Thread(target=self._controller.start, name="lethe-worker", daemon=True),
             threading.Thread(target=self._sweep, args=(list_due,), name="lethe-sweeper", daemon=True),
+            threading.Thread(target=self._work, args=(self._app,), name="lethe-worker", daemon=True),
         ]
-        for thread in self._running:
+        for thread in reversed(self._running):
             thread.start()
+
+    def _count(self, change: int) -> None:
+        with self._guard:
+            self._busy += change
+            self._moved_at = time.monotonic()
+
+    def _work(self, app: Celery) -> None:
+        """Run one consumer after the other: ``_restart`` and a defect end one, ``stop`` ends them all."""
+        # Pool threads look the task up in Celery's default app.
+        app.set_default()
+        while not self._stopping.is_set():
+            self._controller = app.WorkController(
+                pool_cls="threads",
+                concurrency=self._threads,
+                without_heartbeat=True,
+                without_mingle=True,
+                without_gossip=True,
+                quiet=True,
+            )
+            self._controller.start()
+            self._stopping.wait(0.1)
+
+    def _restart(self) -> None:
+        """End the consumer, so that a new one follows.
+
+        One whose broker went away while tasks ran never hears of a broker again: it waits for
+        acknowledgements that were refused.
+        """
+        log.warning("the consumer is started again")
+        self._controller.stop(in_sighandler=False)
+        self._count(0)
 
     def wake(self, job_id: str) -> None:
         """Tell a worker of a job."""
@@ -85,23 +125,34 @@ class EmbeddedWorker:
 
     def _sweep(self, list_due: Callable[[int], Sequence[str]]) -> None:
         while not self._stopping.wait(self._sweep_seconds):
-            if self._broker is not None:
-                try:
-                    self._broker.ensure()
-                except (UnavailableError, OSError) as error:
-                    log.warning("broker does not start; trying again", error=type(error).__name__)
-                    continue
-            for job_id in list_due(SWEEP_LIMIT):
+            due = list_due(SWEEP_LIMIT)
+            try:
+                if self._broker is not None and self._broker.ensure():
+                    self._restart()
+            except (UnavailableError, OSError) as error:
+                log.warning("broker does not start; trying again", error=type(error).__name__)
+                continue
+            if due and self._is_stalled():
+                self._restart()
+            for job_id in due:
                 self.wake(job_id)
+            if not due:
+                self._count(0)
+
+    def _is_stalled(self) -> bool:
+        """Say whether nothing was run for long, though there is work and nothing runs."""
+        with self._guard:
+            return not self._busy and time.monotonic() - self._moved_at > self._stall_seconds
 
     def stop(self) -> None:
         """Let the running task finish, then end worker, sweeper and broker."""
         self._stopping.set()
-        if self._controller is not None:
-            self._controller.stop(in_sighandler=False)
-            for thread in self._running:
-                thread.join(timeout=60)
-            self._controller = None
+        for thread in self._running:
+            if thread.name == "lethe-worker" and self._controller is not None:
+                self._controller.stop(in_sighandler=False)
+            thread.join(timeout=STOP_SECONDS)
+        self._running = []
+        self._controller = None
         if self._app is not None:
             self._app.close()
             self._app = None
