@@ -45,7 +45,8 @@ check: setup-dev ## ruff, mypy (strict), import-linter
 	$(BIN)/lint-imports
 
 test: check ## Lint, type-check, and pass all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/lethe models get all-minilm-l6-v2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 format: setup-dev ## Format the code
 	$(BIN)/ruff check --fix .

