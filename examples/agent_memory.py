@@ -4,8 +4,6 @@ Start ``lethe serve``, put the key of its ``admin.key`` into ``LETHE_KEY``, and 
 ``python examples/agent_memory.py``. A line that ends with "?" is a question, an empty line ends the loop.
 """
 
-
-
 from __future__ import annotations
 
 import json

@@ -6,8 +6,6 @@
 Needs a running ``lethe serve`` and the key of its ``admin.key`` in ``LETHE_KEY``.
 """
 
-
-
 from __future__ import annotations
 
 import json

@@ -45,17 +45,14 @@ class ExtractiveReader:
         started = time.perf_counter()
         ranked = rank_sentences(question, evidence, self._encoder)
         confidence = answerability(ranked)
-        chosen = _chosen(ranked) if confidence >= ABSTAIN_BELOW else []
-        claims = tuple(
-            Claim(candidate.sentence.quote, supported=True, citations=(candidate.sentence.citation,))
-            for candidate in chosen
-        )
+        chosen = choose_sentences(ranked) if confidence >= ABSTAIN_BELOW else []
+        claims = tuple(to_claim(candidate) for candidate in chosen)
         milliseconds = (time.perf_counter() - started) * 1000
         return Reading(claims, confidence, self.name, timings_ms={"rank": milliseconds})
 
 
-def _chosen(ranked: Sequence[ScoredSentence]) -> list[ScoredSentence]:
-    """The best sentence and those near to it that add something."""
+def choose_sentences(ranked: Sequence[ScoredSentence]) -> list[ScoredSentence]:
+    """Return the best sentence and those near to it that add something."""
     chosen: list[ScoredSentence] = []
     said: set[str] = set()
     for candidate in ranked:
@@ -69,6 +66,11 @@ def _chosen(ranked: Sequence[ScoredSentence]) -> list[ScoredSentence]:
         if len(chosen) == MOST_SENTENCES:
             break
     return chosen
+
+
+def to_claim(candidate: ScoredSentence) -> Claim:
+    """Return the claim that a sentence is: its own words, quoted."""
+    return Claim(candidate.sentence.quote, supported=True, citations=(candidate.sentence.citation,))
 
 
 _REPEATED_SHARE = 0.7

@@ -23,15 +23,19 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from memory.errors import CorruptionError, UnavailableError
 from memory.ports import Encoder
-from memory.values import Claim, Evidence, Reading
+from memory.values import Citation, Claim, Evidence, Reading
 from reader.answerability import ABSTAIN_BELOW, answerability
 from reader.check import check_claim
 from reader.drafts import Draft, DraftSplitter, is_refusal
+from reader.extractive import choose_sentences, to_claim
 from reader.prompt import Prompt, before_fence, build_prompt, draw_mark
-from reader.ranking import rank_sentences
+from reader.ranking import ScoredSentence, rank_sentences
 
 MOST_CLAIMS = 4
 """Sentences in an answer, at most: a small model that goes on repeats itself."""
+
+AGREEING_SENTENCES = 2
+"""A claim must rest on one of so many sentences that answer best by themselves."""
 
 READ_PASSAGES = 2
 """The model is shown only so many passages, those with the best sentences.
@@ -141,15 +145,21 @@ class LanguageModelReader:
             return
         best = list(dict.fromkeys(candidate.sentence.index for candidate in ranked))[:READ_PASSAGES]
         prompt, ids, shown = self._fit(question, evidence, best)
+        refused = answered = False
         for draft in self._iter_drafts(ids, prompt.mark, run):
             started = time.perf_counter()
             if is_refusal(draft.text):
+                refused = True
                 claim = Claim(draft.text, supported=False, reason="the model found no answer")
             else:
                 cited = [shown[number] for number in draft.cited if number < len(shown)] or shown
-                claim = check_claim(draft.text, question, evidence, cited)
+                claim = agree(check_claim(draft.text, question, evidence, cited), ranked)
+                answered |= claim.supported
             run.check_ms += _since(started)
             yield claim
+        if not answered and not refused:
+            # What the model said does not hold, but the evidence speaks of the question: quote it.
+            yield from (to_claim(candidate) for candidate in choose_sentences(ranked))
 
     def _fit(
         self, question: str, evidence: Sequence[Evidence], best: list[int]
@@ -253,6 +263,29 @@ class LanguageModelReader:
                 cache.crop(right - len(guess))
             new = best[: right + 1]
             run.decode_ms += _since(started)
+
+
+def agree(claim: Claim, ranked: Sequence[ScoredSentence]) -> Claim:
+    """Hold a checked claim against the sentences that answer best by themselves.
+
+    A small model picks a true phrase from the wrong place. So a claim must rest on one of the best sentences,
+    and of a table's row the whole is said, since nothing shows that the right cell was picked.
+    """
+    if not claim.supported:
+        return claim
+    best = [candidate.sentence.citation for candidate in ranked[:AGREEING_SENTENCES]]
+    if not any(_mostly_in(citation, other) for citation in claim.citations for other in best):
+        return replace(
+            claim, supported=False, reason="it rests on a sentence that hardly answers the question"
+        )
+    quote = claim.citations[0].quote
+    return replace(claim, text=quote) if quote.count("|") > 1 else claim
+
+
+def _mostly_in(quote: Citation, sentence: Citation) -> bool:
+    """Say whether at least half of a quote lies in a sentence."""
+    shared = min(quote.end, sentence.end) - max(quote.start, sentence.start)
+    return quote.index == sentence.index and 2 * shared >= quote.end - quote.start
 
 
 def load_language_model(path: Path, *, digest: str, converted: Path) -> tuple[Any, Any]:

@@ -64,7 +64,7 @@ class SwitchingReader:
             except UnavailableError as error:
                 if begun:
                     raise
-                _log.warning("language model unavailable, answering extractively", error=str(error))
+                _log.warning("language model unavailable, answering extractively", error=type(error).__name__)
         return (yield from self._ready.iter_claims(question, evidence))
 
     def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
@@ -73,7 +73,7 @@ class SwitchingReader:
             try:
                 return self._loaded.read(question, evidence)
             except UnavailableError as error:
-                _log.warning("language model unavailable, answering extractively", error=str(error))
+                _log.warning("language model unavailable, answering extractively", error=type(error).__name__)
         return self._ready.read(question, evidence)
 
     def _run(self) -> None:
@@ -81,4 +81,4 @@ class SwitchingReader:
             self._loaded = self._load()
         except LetheError as error:
             self._failure = error
-            _log.warning("language model not loaded, answering extractively", error=str(error))
+            _log.warning("language model not loaded, answering extractively", error=type(error).__name__)

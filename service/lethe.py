@@ -340,7 +340,9 @@ class Lethe:
         """Return counts of what is held, and how far the work is."""
         generation = self.indexes.get(tenant_id)
         state = generation.state
-        mine = entries.c.tenant_id == tenant_id
+        hidden = sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id)
+        mine = (entries.c.tenant_id == tenant_id) & entries.c.id.not_in(hidden)
+        shown = [card for ordinal, card in enumerate(state.cards) if state.get_version(ordinal)]
         with self.kernel.database.read() as connection:
             position = get_position(connection, tenant_id)
             held = connection.scalar(sa.select(sa.func.count()).select_from(entries).where(mine)) or 0
@@ -348,7 +350,7 @@ class Lethe:
                 sa.select(
                     artifacts.c.recipe, sa.func.count(), sa.func.sum(sa.func.length(artifacts.c.payload))
                 )
-                .where(artifacts.c.tenant_id == tenant_id)
+                .where(artifacts.c.tenant_id == tenant_id, artifacts.c.sealed_under.not_in(hidden))
                 .group_by(artifacts.c.recipe)
             ).all()
             states = connection.execute(
@@ -366,8 +368,8 @@ class Lethe:
             "epoch": position.epoch,
             "entries": held,
             "sources": visible,
-            "passages": sum(card.passages for card in state.cards),
-            "nodes": sum(len(card.nodes) for card in state.cards),
+            "passages": sum(card.passages for card in shown),
+            "nodes": sum(len(card.nodes) for card in shown),
             "artifacts": {recipe: {"count": count, "bytes": int(size or 0)} for recipe, count, size in kinds},
             "jobs": dict(self.kernel.jobs.count_open(tenant_id)),
             "forgets": {name: int(count) for name, count in states},

@@ -160,8 +160,9 @@ def build(
     vault = kernel.vault
     assert isinstance(vault, SealedVault)
     indexes = Indexes(kernel, encoder, Recipes.of(encoder))
-    derived = (ArtifactStore(kernel), IndexStore(indexes))
-    truth = (JournalStore(kernel), KeyStore(vault))
+    # Sealed artifacts go with the journal, after the scan: until then they tell what to look for.
+    derived = (IndexStore(indexes),)
+    truth = (ArtifactStore(kernel), JournalStore(kernel), KeyStore(vault))
     purges: tuple[Callable[[], None], ...] = (kernel.database.purge, vault.database.purge)
     forgetting = Forgetting(
         kernel,

@@ -192,7 +192,7 @@ def _moment(value: JsonValue, where: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(value.strip())
     except ValueError as error:
-        raise InvalidInputError(f"at is not an RFC 3339 time: {value[:40]!r}", where=where) from error
+        raise InvalidInputError("at is not an RFC 3339 time", where=where) from error
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 

@@ -127,10 +127,12 @@ def test_the_running_task_is_finished_before_the_worker_stops(tmp_path: Path, qu
         queue.run(name)
 
     worker.start(run, queue.list_due)
-    queue.add("slow")
-    worker.wake("slow")
-    assert started.wait(PATIENCE)
-    worker.stop()
+    try:
+        queue.add("slow")
+        worker.wake("slow")
+        assert started.wait(PATIENCE)
+    finally:
+        worker.stop()
     assert queue.done == ["slow"]
     worker.wake("late")  # nobody is there; nothing happens
 
