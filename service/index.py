@@ -33,6 +33,8 @@ from service.payloads import load_nodes, load_parsed, load_vectors
 INDEX_FOLDER = "index"
 SEGMENT_KIND = "vectors"
 LOAD_BATCH = 256
+UNSAVED_ROWS = 4096
+"""So many rows are read from the ledger at start without hurry."""
 
 log = structlog.get_logger()
 
@@ -238,10 +240,21 @@ class Indexes:
             if live is None or path != live.folder:
                 shutil.rmtree(path)
 
-    def count_unsaved(self, tenant_id: TenantId) -> int:
-        """Return how many rows came since the segment was written."""
+    def save(self, tenant_id: TenantId) -> None:
+        """Compact: write the live generation's vectors into one segment, in canonical order."""
+        with self._lock(tenant_id):
+            live = self.get(tenant_id)
+            self._write_segment(tenant_id, live)
+            self._delete_foreign_files(tenant_id)
+
+    def is_worth_saving(self, tenant_id: TenantId) -> bool:
+        """Say whether so much came since the segment was written that it should be written again.
+
+        A growing share, so that a bulk load writes each row a few times at most.
+        """
         live = self.get(tenant_id)
-        return len(live.state.row_entry) - live.saved_rows
+        unsaved = len(live.state.row_entry) - live.saved_rows
+        return unsaved > max(UNSAVED_ROWS, live.saved_rows // 2)
 
     def open_all(self) -> None:
         """Open every tenant's generation, and delete files left by a process that ended hard."""

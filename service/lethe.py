@@ -374,6 +374,7 @@ class Lethe:
             "jobs": dict(self.kernel.jobs.count_open(tenant_id)),
             "forgets": {name: int(count) for name, count in states},
             "certificates": certified or 0,
+            "certificate_key": self.forgetting.signing_key.public_key.hex(),
             "embedder": self.indexes.encoder.space.model,
             "reader": self.answerer.reader.name,
             "hierarchy": self.recaller.hierarchy,

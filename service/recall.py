@@ -79,11 +79,18 @@ class Recaller:
         vector = self.encoder.encode([query], role="query")[0]
         lap("encode")
         descend = self.hierarchy if hierarchy is None else hierarchy
-        ranked = self._search(
-            tenant_id, generation, state, Question(query, vector), entries, 2 * limit, descend
+        texts = Texts(lambda ids: self.load_parsed(tenant_id, ids))
+        ranked = rank(
+            Question(query, vector),
+            vectors=generation.vectors,
+            words=generation.words,
+            catalog=StateCatalog(generation, state, entries, texts),
+            limit=2 * limit,
+            passages=state.select_rows(entries),
+            nodes=state.select_rows(entries, kinds=(SECTION, SOURCE)) if descend else None,
         )
         lap("search")
-        hits = self._hydrate(tenant_id, state, ranked, limit)
+        hits = hydrate(state, ranked, texts, limit)
         lap("hydrate")
         observe_stages("recall", timings)
         return Recalled(epoch, tuple(hits), timings)
@@ -95,39 +102,6 @@ class Recaller:
             epoch = get_position(connection, tenant_id).epoch
         hits = tuple(hit for hit in recalled.hits if hit.entry_id not in hidden)
         return replace(recalled, epoch=epoch, hits=hits)
-
-    def _search(
-        self,
-        tenant_id: TenantId,
-        generation: Generation,
-        state: State,
-        question: Question,
-        entries: npt.NDArray[np.bool_],
-        limit: int,
-        hierarchy: bool,
-    ) -> list[Ranked]:
-        return rank(
-            question,
-            vectors=generation.vectors,
-            words=generation.words,
-            catalog=StateCatalog(generation, state, entries, lambda ids: self.load_parsed(tenant_id, ids)),
-            limit=limit,
-            passages=state.select_rows(entries),
-            nodes=state.select_rows(entries, kinds=(SECTION, SOURCE)) if hierarchy else None,
-        )
-
-    def _hydrate(
-        self, tenant_id: TenantId, state: State, ranked: Sequence[Ranked], limit: int
-    ) -> list[RecallHit]:
-        """Read the texts of ranked passages, drop near-duplicates, and say where each stands."""
-        entry_ids = list(dict.fromkeys(state.cards[found.source].row.id for found in ranked))
-        parsed = self.load_parsed(tenant_id, entry_ids)
-        hits: list[RecallHit] = []
-        for found in ranked:
-            entry = parsed.get(state.cards[found.source].row.id)
-            if entry is not None:  # else forgotten between search and read
-                hits.append(make_hit(state, found, entry))
-        return [hits[at] for at in distinct([hit.text for hit in hits], limit=limit)]
 
     def load_parsed(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> Mapping[EntryId, Parsed]:
         """Return the parsed texts of those entries that can still be read."""
@@ -142,6 +116,41 @@ class Recaller:
             return {names[name]: load_parsed(payload) for name, payload in payloads}
 
 
+class Texts:
+    """The parsed entries that one recall needs, each read once."""
+
+    def __init__(self, load: Callable[[Sequence[EntryId]], Mapping[EntryId, Parsed]]) -> None:
+        self._load = load
+        self._known: dict[EntryId, Parsed | None] = {}
+
+    def get(self, entry_ids: Sequence[EntryId]) -> Mapping[EntryId, Parsed | None]:
+        """Return entries by id, ``None`` for those forgotten meanwhile."""
+        missing = [entry_id for entry_id in dict.fromkeys(entry_ids) if entry_id not in self._known]
+        if missing:
+            found = self._load(missing)
+            self._known.update({entry_id: found.get(entry_id) for entry_id in missing})
+        return self._known
+
+
+def hydrate(state: State, ranked: Sequence[Ranked], texts: Texts, limit: int) -> list[RecallHit]:
+    """Return the best ``limit`` passages with their texts, near-duplicates dropped.
+
+    Texts are read as far down the ranking as it takes, and no further.
+    """
+    hits: list[RecallHit] = []
+    for start in range(0, len(ranked), limit):
+        wanted = ranked[start : start + limit]
+        parsed = texts.get([state.cards[found.source].row.id for found in wanted])
+        for found in wanted:
+            entry = parsed[state.cards[found.source].row.id]
+            if entry is not None:
+                hits.append(make_hit(state, found, entry))
+        kept = distinct([hit.text for hit in hits], limit=limit)
+        if len(kept) == limit or start + limit >= len(ranked):
+            return [hits[at] for at in kept]
+    return []
+
+
 class StateCatalog:
     """What ``retrieval.rank`` asks about rows. A source's number is its visible entry's ordinal."""
 
@@ -150,12 +159,12 @@ class StateCatalog:
         generation: Generation,
         state: State,
         entries: npt.NDArray[np.bool_],
-        load: Callable[[Sequence[EntryId]], Mapping[EntryId, Parsed]],
+        texts: Texts,
     ) -> None:
         self._generation = generation
         self._state = state
         self._entries = entries
-        self._load = load
+        self._texts = texts
 
     def parents(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the row of the smallest node over each passage, -1 where there is none."""
@@ -191,10 +200,10 @@ class StateCatalog:
         """Return the rows' texts; empty where the entry was forgotten meanwhile."""
         state = self._state
         ids = [state.cards[ordinal].row.id for ordinal in state.row_entry[passages].tolist()]
-        parsed = self._load(list(dict.fromkeys(ids)))
+        parsed = self._texts.get(ids)
         found: list[str] = []
         for entry_id, at in zip(ids, state.row_index[passages].tolist(), strict=True):
-            entry = parsed.get(entry_id)
+            entry = parsed[entry_id]
             passage = None if entry is None else entry.passages[at]
             found.append(entry.text[passage.start : passage.end] if entry and passage else "")
         return found

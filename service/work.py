@@ -28,7 +28,6 @@ from service.topics import fold_topics
 
 FOLD, COMPACT, FORGET, REBUILD = "fold", "compact", "forget", "rebuild"
 INGEST_BATCH = 64
-COMPACT_ROWS = 4096
 
 log = structlog.get_logger()
 
@@ -95,8 +94,10 @@ class Work:
             # Those that still wait may have had their messages used up by this batch.
             for waiting in self.kernel.jobs.list_due(1):
                 self.wake(waiting)
-        self._queue(job.tenant_id, FOLD)
-        if self.indexes.count_unsaved(job.tenant_id) > COMPACT_ROWS:
+        # Folding goes over the whole set: once at the end of a bulk load, not after each batch of it.
+        if len(batch) < INGEST_BATCH or not self.kernel.jobs.count_open(job.tenant_id).get(INGEST):
+            self._queue(job.tenant_id, FOLD)
+        if self.indexes.is_worth_saving(job.tenant_id):
             self._queue(job.tenant_id, COMPACT)
 
     def _ingest_one_by_one(self, batch: Sequence[Job]) -> None:
@@ -166,7 +167,7 @@ class Work:
         self._finish(job)
 
     def _compact(self, job: Job) -> None:
-        self.indexes.rewrite(job.tenant_id)
+        self.indexes.save(job.tenant_id)
         self._finish(job)
 
     def _rebuild(self, job: Job) -> None:

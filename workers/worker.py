@@ -21,7 +21,7 @@ from workers.app import make_app, send
 from workers.broker import EmbeddedBroker
 
 SWEEP_SECONDS = 5.0
-SWEEP_LIMIT = 64
+SWEEP_LIMIT = 8
 STALL_SECONDS = 30.0
 STOP_SECONDS = 60.0
 

@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
+import service.recall
 import service.work
 from api.app import create_app
 from api.client import LetheClient
@@ -217,18 +218,18 @@ DOORS: dict[str, Callable[[LetheClient, Told], Any]] = {
 }
 
 DOOR_POINTS: tuple[tuple[str, object, str, bool, bool], ...] = (
-    ("recall", Recaller, "_search", False, False),
-    ("recall", Recaller, "_search", True, False),
+    ("recall", service.recall, "rank", False, False),
+    ("recall", service.recall, "rank", True, False),
     ("recall", Recaller, "load_parsed", False, False),
-    ("recall", Recaller, "_hydrate", True, False),
+    ("recall", service.recall, "hydrate", True, False),
     ("recall", Lethe, "recall", True, False),
     ("recall", Lethe, "recheck_recall", True, True),
-    ("answer", Recaller, "_search", True, False),
+    ("answer", service.recall, "rank", True, False),
     ("answer", Answerer, "_gather", True, False),
     ("answer", ExtractiveReader, "read", True, False),
     ("answer", Lethe, "answer", True, False),
     ("answer", Lethe, "recheck_answer", True, True),
-    ("stream", Recaller, "_search", True, False),
+    ("stream", service.recall, "rank", True, False),
     ("stream", Answerer, "_gather", True, False),
     ("stream", Lethe, "recheck_answer", True, True),
     ("get", Lethe, "get_source", False, True),
