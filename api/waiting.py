@@ -16,7 +16,7 @@ from fastapi import Request
 
 MAX_WAIT_SECONDS = 300
 FIRST_PAUSE_SECONDS = 0.01
-LONGEST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 0.05
 
 PREFER = {
     "parameters": [

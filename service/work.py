@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import structlog
 
 from memory.database import chunked
+from memory.digest import digest_content
 from memory.errors import InvalidInputError, LetheError, UnavailableError
 from memory.jobs import Job
 from memory.journal import delete_entries, get_content, list_entry_ids, record_changes
@@ -173,6 +174,7 @@ class Work:
     def _rebuild(self, job: Job) -> None:
         """Make everything derived again from the journal: the same recipes, so the same content."""
         tenant_id = job.tenant_id
+        before = digest_content(self.forgetting.derived, tenant_id)
         with self.kernel.database.read() as connection:
             everything = list_entry_ids(connection, tenant_id)
         for at, batch in enumerate(chunked(everything, INGEST_BATCH)):
@@ -181,6 +183,9 @@ class Work:
         self._drop_stale(tenant_id, everything)
         self.indexes.rewrite(tenant_id)
         self._fold(job)
+        # Different after a change of recipe, or when something was lost or not folded yet; else a defect.
+        same = digest_content(self.forgetting.derived, tenant_id) == before
+        log.info("rebuilt", entries=len(everything), same_content=same)
 
     def _derive_again(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
         parsed, refused = parse_contents(self.parser, self._read_contents(tenant_id, entry_ids))
