@@ -31,7 +31,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_artifacts_tenant_id_recipe"), ["tenant_id", "recipe"], unique=False
+            batch_op.f("ix_artifacts_recipe_tenant_id"), ["recipe", "tenant_id"], unique=False
         )
 
     op.create_table(
@@ -90,12 +90,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_entries")),
     )
     with op.batch_alter_table("entries", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_entries_tenant_id_external_key"), ["tenant_id", "external_key"], unique=False
-        )
-        batch_op.create_index(
-            batch_op.f("ix_entries_tenant_id_source_id"), ["tenant_id", "source_id"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_entries_external_key"), ["external_key"], unique=False)
+        batch_op.create_index(batch_op.f("ix_entries_source_id"), ["source_id"], unique=False)
 
     op.create_table(
         "forgets",
@@ -178,8 +174,8 @@ def downgrade() -> None:
 
     op.drop_table("forgets")
     with op.batch_alter_table("entries", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_entries_tenant_id_source_id"))
-        batch_op.drop_index(batch_op.f("ix_entries_tenant_id_external_key"))
+        batch_op.drop_index(batch_op.f("ix_entries_source_id"))
+        batch_op.drop_index(batch_op.f("ix_entries_external_key"))
 
     op.drop_table("entries")
     with op.batch_alter_table("edges", schema=None) as batch_op:
@@ -194,7 +190,7 @@ def downgrade() -> None:
     op.drop_table("changes")
     op.drop_table("certificates")
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_artifacts_tenant_id_recipe"))
+        batch_op.drop_index(batch_op.f("ix_artifacts_recipe_tenant_id"))
 
     op.drop_table("artifacts")
     op.drop_table("api_keys")
