@@ -19,12 +19,12 @@ from memory.digest import digest_store
 from memory.errors import ForgottenError, InvalidInputError, LetheError, NotFoundError, UnavailableError
 from memory.filters import compile_filter
 from memory.jobs import Job
-from memory.journal import EntryRow, Header, get_content, iter_headers
+from memory.journal import EntryRow, get_content, iter_headers
 from memory.kernel import Kernel
 from memory.ledger import find_closure, iter_payloads
 from memory.ports import Store
 from memory.tables import certificates, denied, entries, forgets
-from memory.values import Content, EntryId, JsonValue, TenantId
+from memory.values import Attributes, Content, EntryId, JsonValue, TenantId
 from service.index import Indexes
 from service.ingest import name_artifacts
 from service.metrics import certificate_seconds, fence_seconds
@@ -47,7 +47,7 @@ from unlearning.log import entry_hash
 
 log = structlog.get_logger()
 
-Predicate = Callable[[EntryRow, Header], bool]
+Predicate = Callable[[EntryRow, Attributes], bool]
 
 
 class Forgetting:
@@ -90,8 +90,10 @@ class Forgetting:
         started = time.perf_counter()
         matches = _compile_scope(scope)
         digest = self.kernel.vault.name(tenant_id, "scope", canonical_json(_scope_json(scope)))
-        # Opening headers takes long; done once before the fence, it leaves little to do under it.
-        known: dict[EntryId, bool] = {}
+        # Opening headers takes long. Those of indexed entries are in memory, and the rest are opened once
+        # before the fence, which leaves little to do under it.
+        cards = self.indexes.get(tenant_id).state.cards
+        known: dict[EntryId, bool] = {card.row.id: matches(card.row, card.attributes) for card in cards}
         # A header erased by another request in the meantime no longer opens, and is looked at again below.
         with suppress(ForgottenError), self.kernel.database.read() as connection:
             self._resolve(connection, tenant_id, scope, matches, known)
@@ -127,7 +129,7 @@ class Forgetting:
         wanted = [EntryId(i) for i in connection.scalars(query)]
         unknown = [entry_id for entry_id in wanted if entry_id not in known]
         for row, header in iter_headers(connection, self.kernel.vault, tenant_id, unknown):
-            known[row.id] = matches(row, header)
+            known[row.id] = matches(row, header.attributes)
         return {entry_id for entry_id in wanted if known.get(entry_id)}
 
     def view(self, tenant_id: TenantId, forget_id: str) -> ForgetView:
@@ -337,26 +339,28 @@ def _compile_scope(scope: Scope) -> Predicate:
         tests.append(lambda row, _: row.source_id in ids or row.id in ids)
     if scope.external_ids:
         names = frozenset(scope.external_ids)
-        tests.append(lambda _, header: header.attributes.external_id in names)
+        tests.append(lambda _, attributes: attributes.external_id in names)
     if scope.subjects:
         subjects = frozenset(scope.subjects)
-        tests.append(lambda _, header: not subjects.isdisjoint(header.attributes.subjects))
+        tests.append(lambda _, attributes: not subjects.isdisjoint(attributes.subjects))
     if scope.user_id is not None:
-        tests.append(lambda _, header: header.attributes.user_id == scope.user_id)
+        tests.append(lambda _, attributes: attributes.user_id == scope.user_id)
     if scope.filter:
         condition = compile_filter(dict(scope.filter))
         tests.append(
-            lambda row, header: condition.matches(header.attributes, recorded_at=to_datetime(row.recorded_us))
+            lambda row, attributes: condition.matches(attributes, recorded_at=to_datetime(row.recorded_us))
         )
     if scope.time_from is not None or scope.time_to is not None:
-        tests.append(lambda row, header: _within(_instant_us(row, header), scope.time_from, scope.time_to))
+        tests.append(
+            lambda row, attributes: _within(_instant_us(row, attributes), scope.time_from, scope.time_to)
+        )
     if not tests:
         raise InvalidInputError("give at least one condition; an empty scope forgets nothing", where="scope")
-    return lambda row, header: all(test(row, header) for test in tests)
+    return lambda row, attributes: all(test(row, attributes) for test in tests)
 
 
-def _instant_us(row: EntryRow, header: Header) -> int:
-    occurred_at = header.attributes.occurred_at
+def _instant_us(row: EntryRow, attributes: Attributes) -> int:
+    occurred_at = attributes.occurred_at
     return row.recorded_us if occurred_at is None else to_micros(occurred_at)
 
 
