@@ -8,15 +8,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+import orjson
+
 from memory.canonical import canonical_json
 from memory.ports import Store
-from memory.values import TenantId
+from memory.values import JsonValue, TenantId
 
 
 def digest_store(store: Store, tenant_id: TenantId) -> str:
     """Return the sha256 of one store's content, in hex."""
-    lines = sorted(canonical_json(record) for record in store.iter_content(tenant_id))
+    lines = sorted(map(_write_line, store.iter_content(tenant_id)))
     return hashlib.sha256(b"\n".join(lines)).hexdigest()
+
+
+def _write_line(record: dict[str, JsonValue]) -> bytes:
+    """Return a record's canonical JSON (RFC 8785).
+
+    Of texts and whole numbers under ASCII names orjson writes just that, several times quicker.
+    """
+    if all(isinstance(value, str | int) for value in record.values()):
+        return orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+    return canonical_json(record)
 
 
 def digest_content(stores: Iterable[Store], tenant_id: TenantId) -> dict[str, str]:

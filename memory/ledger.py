@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import sqlalchemy as sa
 import zstandard
@@ -21,7 +22,7 @@ from memory.values import ArtifactName, JsonValue, TenantId
 from memory.vault import Vault
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """How an artifact is made: anything that changes the result changes ``digest``."""
 
@@ -29,7 +30,7 @@ class Recipe:
     version: int
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 over the canonical JSON of name, version and parameters."""
         value: JsonValue = {"name": self.name, "version": self.version, "parameters": dict(self.parameters)}

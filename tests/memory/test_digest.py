@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.digest import digest_content, digest_store
+from memory.canonical import canonical_json
+from memory.digest import _write_line, digest_content, digest_store
 from memory.values import JsonValue, TenantId
 from tests.memory.harness import TENANT
 
@@ -56,3 +57,10 @@ def test_each_store_is_named() -> None:
         "one": digest_store(stores[0], TENANT),
         "two": digest_store(stores[1], TENANT),
     }
+
+
+def test_the_quick_way_to_write_a_record_is_the_canonical_one():
+    record = {"version": 2, "entry": "e1", "b": 'ä \u2028 " \\ \x1f', "a": 0, "flag": True}
+    assert _write_line(record) == canonical_json(record)
+    nested = {"b": [1, {"z": None}], "a": 1.5}
+    assert _write_line(nested) == canonical_json(nested)
