@@ -7,6 +7,7 @@ dense numbers, the keys of both indexes. Nothing here knows SQL, keys or jobs.
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,7 +21,7 @@ from memory.clock import to_datetime
 from memory.filters import Filter
 from memory.journal import EntryRow
 from memory.ports import Vectors
-from memory.values import Attributes, EntryId, Parsed, SourceId
+from memory.values import Attributes, EntryId, Parsed, Passage, SourceId
 from retrieval.hierarchy import Sum, add_up, unit
 from retrieval.lexical import LexicalIndex, LexicalRow
 from retrieval.titles import Titles
@@ -145,7 +146,7 @@ class Generation:
             row_kind.append(np.array([PASSAGE] * passages + node_kinds, np.int8))
             row_index.append(np.array([*range(passages), *range(len(nodes))], np.int32))
             row_parent.append(np.array([*parents, *(-1 for _ in nodes)], np.int64))
-            turns = [bool(passage.messages) for passage in entry.parsed.passages]
+            turns = [_is_chat(entry.parsed, passage) for passage in entry.parsed.passages]
             row_chat.append(np.array([*turns, *(False for _ in nodes)], np.bool_))
             self.words.add(entry.row.id, _lexical_rows(entry.parsed, nodes, next_row, parents))
             if title := entry.attributes.title or entry.parsed.title:
@@ -204,6 +205,17 @@ class Generation:
         with self._lock:
             self.words.close()
             shutil.rmtree(self.folder, ignore_errors=False)
+
+
+_TURN = re.compile(r"^[^\W\d_][\w.'’() \-]{0,40}: ", re.MULTILINE)
+
+
+def _is_chat(parsed: Parsed, passage: Passage) -> bool:
+    """Say whether a passage is made of turns: messages, or text in which most lines begin with a name."""
+    text = parsed.text[passage.start : passage.end]
+    lines = text.count("\n") + 1
+    turns = sum(1 for _ in _TURN.finditer(text))
+    return bool(passage.messages) or (turns > 1 and 2 * turns > lines)
 
 
 def _find_parents(nodes: Sequence[NodeOutline], passages: int, first_row: int) -> list[int]:

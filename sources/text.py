@@ -11,16 +11,26 @@ MAX_TITLE_CHARACTERS = 120
 
 _PARAGRAPH = re.compile(r"[^\n]*\S[^\n]*(?:\n[^\n]*\S[^\n]*)*")
 _FIRST_LINE = re.compile(r"\s*(?P<line>\S[^\n]*)\n[ \t]*\n")
+_DATED_HEAD = re.compile(
+    r"\s*(?P<line>[^\W\d_]{2,20}:[ \t]*\d{4}[-/.]?\d\d[-/.]?\d\d[^\n]{0,40})\n(?=[^\W\d_][^\n:]{0,40}:[ \t])"
+)
+"""A line such as ``Time: 20260924_20:00`` in front of chat turns: every turn was said then."""
 
 
 def extract_text(body: bytes, charset: str | None) -> Extracted:
-    """Return the text with a block a paragraph, and a first line standing alone as the title."""
+    """Return the text with a block a paragraph, and a first line standing alone as the title.
+
+    The dated head of a chat kept as text is its title, too, so that each passage bears the date.
+    """
     text, warnings = decode_text(body, charset)
     blocks = tuple(Block(*found.span()) for found in _PARAGRAPH.finditer(text))
     return Extracted(text, blocks, title=_title(text), warnings=tuple(warnings))
 
 
 def _title(text: str) -> str | None:
+    head = _DATED_HEAD.match(text)
+    if head is not None:
+        return head["line"].strip()
     found = _FIRST_LINE.match(text)
     if found is None:
         return None

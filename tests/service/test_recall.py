@@ -110,3 +110,17 @@ def test_tenants_know_nothing_of_each_other(house: House) -> None:
         {job.id for job in lethe.list_jobs(TENANT, cursor=None, limit=9).items}
     )
     assert lethe.stats(OTHER)["epoch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "chat"),
+    [
+        ("Ann: Hello!\nBo: Hi, Ann.\nAnn: Shall we?", True),
+        ("The harbour opened in 1932.\nIt is of steel.", False),
+        ("Note: bring rope.\nThe ferry leaves at nine.\nThe mole is closed.", False),
+    ],
+)
+def test_turns_kept_as_plain_text_count_as_chat(house: House, text: str, chat: bool) -> None:
+    house.remember(text)
+    state = house.lethe.indexes.get(TENANT).state
+    assert state.row_chat[state.row_kind == 0].tolist() == [chat]
