@@ -17,7 +17,7 @@ from memory.errors import InvalidInputError, LetheError, UnavailableError
 if TYPE_CHECKING:
     from api.client import LetheClient, ScopeFields
     from api.ingesting import Candidate
-    from api.replies import CitationReply, ForgetReply, SpanReply
+    from api.replies import CitationReply, ForgetReply, PlaceReply, SpanReply
 
 INGEST_WAIT_SECONDS = 3600
 FORGET_WAIT_SECONDS = 300
@@ -136,11 +136,25 @@ def _marks(shown: list[CitationReply], citations: list[CitationReply]) -> str:
     return "".join(f"[{shown.index(citation) + 1}]" for citation in citations)
 
 
+def words_of(place: PlaceReply) -> str:
+    """Return a place in the file in words: page 3, rows 4-9, 01:05-01:09."""
+    first, last = str(place["first"]), str(place["last"])
+    if place["kind"] == "time":
+        first, last = _clock_time(place["first"]), _clock_time(place["last"])
+        return f"{first}-{last}"
+    return f"{place['kind']} {first}" if first == last else f"{place['kind']}s {first}-{last}"
+
+
+def _clock_time(milliseconds: int) -> str:
+    minutes, seconds = divmod(milliseconds // 1000, 60)
+    return f"{minutes:02}:{seconds:02}"
+
+
 def place_of(name: str, span: SpanReply) -> str:
     """Return where a span stands, in words."""
     parts = [name]
-    if "page" in span:
-        parts.append(f"page {span['page']}")
+    if "place" in span:
+        parts.append(words_of(span["place"]))
     if "heading" in span:
         parts.append(span["heading"])
     if "messages" in span:

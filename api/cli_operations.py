@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from api.terminal import SERVICE_URL, Data, Key, Url, connect, errors, output, p
 from memory.errors import InvalidInputError
 
 KEY_BYTES = 32
+_HEX_KEY = re.compile(f"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 REBUILD_WAIT_SECONDS = 24 * 3600
 
 
@@ -49,7 +51,7 @@ def verify(
 def trusted_key(text: str) -> bytes:
     """Return the public key that hex digits, or a file of either hex or 32 raw bytes, stand for."""
     path = Path(text)
-    raw = path.read_bytes() if len(text) != 2 * KEY_BYTES and path.is_file() else text.encode()
+    raw = path.read_bytes() if not _HEX_KEY.fullmatch(text) and path.is_file() else text.encode()
     if len(raw) == KEY_BYTES:
         return raw
     try:

@@ -7,6 +7,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from memory.values import PlaceKind
 from service.views import (
     AnswerCitation,
     AnswerClaim,
@@ -90,12 +91,20 @@ class JobPage(TypedDict):
     next_cursor: str | None
 
 
+class PlaceReply(TypedDict):
+    """Where it stands in the file, first and last included: pages, slides, rows and lines from 1, or ms."""
+
+    kind: PlaceKind
+    first: int
+    last: int
+
+
 class SpanReply(TypedDict):
     """Half-open range of code points in the extracted text, with the reader's landmarks."""
 
     start: int
     end: int
-    page: NotRequired[int]
+    place: NotRequired[PlaceReply]
     heading: NotRequired[str]
     messages: NotRequired[list[str]]
 
@@ -227,8 +236,8 @@ def source_page(page: Page[SourceView]) -> SourcePage:
 def span_reply(span: Span) -> SpanReply:
     """Return a span; landmarks it does not have are left out."""
     reply = SpanReply(start=span.start, end=span.end)
-    if span.page is not None:
-        reply["page"] = span.page
+    if span.place is not None:
+        reply["place"] = PlaceReply(kind=span.place.kind, first=span.place.first, last=span.place.last)
     if span.heading:
         reply["heading"] = span.heading
     if span.messages:

@@ -32,6 +32,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from api.cli_memory import words_of
 from api.cli_models import fetch
 from api.client import LetheClient, ScopeFields
 from api.ingesting import read_manifest
@@ -366,8 +367,8 @@ def _place(title: str, citation: CitationReply) -> str:
     """Return where a quote stands, in words."""
     span = citation["span"]
     parts = []
-    if "page" in span:
-        parts.append(f"page {span['page']}")
+    if "place" in span:
+        parts.append(words_of(span["place"]))
     if "heading" in span:
         parts.append(f"under {span['heading'].removeprefix(f'{title} > ')}")
     if "messages" in span:

@@ -63,6 +63,22 @@ class Section:
     parent: int | None = None
 
 
+PlaceKind = Literal["page", "slide", "row", "line", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stretch of text stands in the file it came from, ``first`` and ``last`` included.
+
+    Pages, slides, rows and lines count from 1 as a reader counts them (a sheet's name is a heading);
+    time is in milliseconds.
+    """
+
+    kind: PlaceKind
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A leaf: what is embedded, found and cited.
@@ -75,7 +91,7 @@ class Passage:
     start: int
     end: int
     section: int = 0
-    page: int | None = None
+    place: Place | None = None
     heading: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
     context: str = ""

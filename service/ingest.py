@@ -40,7 +40,7 @@ class Recipes:
             "numeric_class": space.numeric_class,
         }
         return cls(
-            parse=Recipe("parse", 1),
+            parse=Recipe("parse", 2),
             vectors=Recipe("vectors", 1, parameters),
             nodes=Recipe("nodes", 1, parameters),
             topics=Recipe("topics", 1, parameters),

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from memory.ports import Vectors
-from memory.values import Parsed, Passage, Section
+from memory.values import Parsed, Passage, Place, Section
 
 
 def dump_parsed(parsed: Parsed) -> bytes:
@@ -39,7 +39,7 @@ def _passage(value: dict[str, Any]) -> Passage:
         start=value["start"],
         end=value["end"],
         section=value["section"],
-        page=value["page"],
+        place=None if value["place"] is None else Place(**value["place"]),
         heading=tuple(value["heading"]),
         messages=tuple(value["messages"]),
         context=value["context"],

@@ -234,7 +234,7 @@ def make_hit(state: State, found: Ranked, entry: Parsed) -> RecallHit:
         span=Span(
             passage.start,
             passage.end,
-            passage.page,
+            passage.place,
             HEADING_SEPARATOR.join(passage.heading) or None,
             passage.messages,
         ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from memory.values import EntryId, ForgetId, JobId, JsonValue, PassageId, SourceId, TenantId
+from memory.values import EntryId, ForgetId, JobId, JsonValue, PassageId, Place, SourceId, TenantId
 
 Role = Literal["read", "write", "forget", "admin"]
 JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -82,7 +82,7 @@ class Span:
 
     start: int
     end: int
-    page: int | None = None
+    place: Place | None = None
     heading: str | None = None
     messages: tuple[str, ...] = ()
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from memory.values import Place
+
 BlockKind = Literal["paragraph", "heading", "list", "table", "code", "turn"]
 
 
@@ -28,7 +30,7 @@ class Block:
     start: int
     end: int
     kind: BlockKind = "paragraph"
-    page: int | None = None
+    place: Place | None = None
     header_end: int = 0
     turn: Turn | None = None
 

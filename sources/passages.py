@@ -17,7 +17,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from memory.sentences import block_spans, sentence_spans
-from memory.values import Parsed, Passage, Section
+from memory.values import Parsed, Passage, Place, Section
 from sources.outline import Block, Extracted, Heading
 
 TARGET_SIZE = 900
@@ -115,13 +115,13 @@ def _units(text: str, extracted: Extracted) -> list[_Unit]:
 def _without_gaps(text: str, blocks: Sequence[Block]) -> Iterator[Block]:
     """Yield the blocks, and what non-space text lies between them as paragraphs of its own."""
     position = 0
-    page = None
+    place = None
     for block in (*blocks, Block(len(text), len(text))):
         if text[position : block.start].strip():
-            yield Block(position, block.start, page=page)
+            yield Block(position, block.start, place=place)
         if text[block.start : block.end].strip():
             yield block
-        position, page = block.end, block.page
+        position, place = block.end, block.place
 
 
 def _cut(text: str, span: Span, kind: str, limit: int) -> list[Span]:
@@ -227,7 +227,7 @@ def _joins(text: str, piece: _Piece, unit: _Unit, sections: Sequence[Section]) -
         return piece.only_heading and _common(sections, last.section, unit.section) == last.section
     if piece.only_heading or measure(text[piece.start : piece.end]) < TINY_SIZE:
         return True
-    return size <= TARGET_SIZE and unit.block.page == last.block.page
+    return size <= TARGET_SIZE and _on_one_leaf(last.block.place, unit.block.place)
 
 
 def _merge_tiny(text: str, pieces: list[_Piece], sections: Sequence[Section]) -> list[_Piece]:
@@ -294,12 +294,24 @@ def _passage(
         start=piece.start,
         end=piece.end,
         section=section,
-        page=piece.units[0].block.page,
+        place=_place(piece),
         heading=heading,
         messages=tuple(dict.fromkeys(turn.id for turn in turns)),
         context="\n".join(filter(None, lines)),
         occurred_at=first_at,
     )
+
+
+def _on_one_leaf(before: Place | None, after: Place | None) -> bool:
+    """Say whether two places lie on one page or slide; rows, lines and time run on."""
+    if before is None or after is None or before.kind not in ("page", "slide"):
+        return True
+    return before.last == after.first
+
+
+def _place(piece: _Piece) -> Place | None:
+    told = [unit.block.place for unit in piece.units if unit.block.place is not None]
+    return Place(told[0].kind, told[0].first, max(place.last for place in told)) if told else None
 
 
 def _path_line(title: str | None, heading: tuple[str, ...]) -> str:

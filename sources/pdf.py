@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from memory.errors import InvalidInputError
+from memory.values import Place
 from sources.outline import Block, BlockKind, Extracted, Heading
 from sources.pdf_pages import Line, read_pdf
 
@@ -67,7 +68,7 @@ def extract_pdf(body: bytes, charset: str | None) -> Extracted:
         if part.kind == "heading":
             level = levels.get(_size(part.lines[0]), MAX_HEADING_LEVELS + 1)
             headings.append(Heading(length, level, told))
-        blocks.append(Block(length, length + len(told), part.kind, page=part.lines[0].page))
+        blocks.append(Block(length, length + len(told), part.kind, place=_place(part.lines)))
         pieces.append(told + "\n\n")
         length += len(told) + 2
     title = read.title if read.title and _is_title(read.title) else None
@@ -75,6 +76,10 @@ def extract_pdf(body: bytes, charset: str | None) -> Extracted:
     opening = [heading.label for heading in headings[:1] if heading.start == 0]
     title = title or next(iter(largest + opening), None)
     return Extracted("".join(pieces).rstrip(), tuple(blocks), tuple(headings), title, read.warnings)
+
+
+def _place(lines: Sequence[Line]) -> Place:
+    return Place("page", lines[0].page, lines[-1].page)
 
 
 def _is_title(title: str) -> bool:

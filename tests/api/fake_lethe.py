@@ -204,7 +204,7 @@ class FakeLethe:
                 one.content.attributes.title,
                 one.text,
                 0.5,
-                Span(0, len(one.text), heading="Top", page=None),
+                Span(0, len(one.text), heading="Top", place=None),
                 one.content.attributes.subjects,
                 one.content.attributes.metadata,
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from memory.errors import InvalidInputError, LetheError
+from memory.values import Passage
 from tests.sources.checks import parse, texts
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -45,19 +46,24 @@ def test_markdown_headings_and_tables_are_found() -> None:
     assert "| Leaves  | Ash, Elm, Maple                  |                     50 |" in texts(parsed)[-1]
 
 
+def _page(passage: Passage) -> int:
+    assert passage.place is not None and passage.place.kind == "page"
+    return passage.place.first
+
+
 def test_a_pdf_has_pages_headings_and_whole_words() -> None:
     parsed = parse(data("documents", "pdf", "multi_page.pdf").read_bytes(), "application/pdf")
 
-    assert [passage.page for passage in parsed.passages] == sorted(
-        passage.page or 0 for passage in parsed.passages
+    assert [_page(passage) for passage in parsed.passages] == sorted(
+        _page(passage) for passage in parsed.passages
     )
-    assert {passage.page for passage in parsed.passages} == {1, 2, 3, 4, 5}
+    assert {_page(passage) for passage in parsed.passages} == {1, 2, 3, 4, 5}
     rise = next(
         passage
         for passage in parsed.passages
         if passage.heading == ("The Rise of Personal Computers (1980s)",)
     )
-    assert rise.page == 1
+    assert _page(rise) == 1
     assert "evolved through several technological milestones." in parsed.text
     assert "• WordStar (1978): Developed for the CP/M operating system, WordStar was one of" in parsed.text
 
