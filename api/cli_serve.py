@@ -71,7 +71,7 @@ def upgrade(data: Data = None) -> None:
 @database.command()
 def current(data: Data = None) -> None:
     """Print the schema's revisions, and the newest ones there are."""
-    from memory.database import Database
+    from memory.database import connect
     from migrations import get_revisions
 
     settings = _settings(data)
@@ -83,7 +83,7 @@ def current(data: Data = None) -> None:
         ("keys", settings.resolved_keys_url),
     )
     for plane, url in planes:
-        opened = Database(url)
+        opened = connect(url)
         found, newest = get_revisions(plane, opened.engine)
         opened.close()
         output().print(f"{plane}: {found or 'none'} (newest: {newest})")

@@ -28,6 +28,8 @@ class Fence(Protocol):
         self, tenant_id: TenantId, *, timeout_seconds: float = 60.0
     ) -> AbstractContextManager[None]: ...
 
+    def close(self) -> None: ...
+
 
 class _Gate:
     """Writer-preferring: once a forget waits, new readers queue behind it."""
@@ -94,6 +96,9 @@ class InProcessFence:
             with gate.condition:
                 gate.writing = False
                 gate.condition.notify_all()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Kernel:
 
     def create_tenant(self, tenant_id: TenantId) -> None:
         """Make a tenant unless it is there."""
-        with self.database.write() as connection:
+        with self.database.write(alone="tenants") as connection:
             if connection.scalar(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)) is None:
                 connection.execute(
                     tenants.insert().values(id=tenant_id, epoch=0, revision=0, created_us=self.clock())
@@ -70,7 +70,7 @@ class Kernel:
 
         An input is refused when it is denied, and also when its journal entry is gone.
         """
-        with shared(self.fence, tenant_id), self.database.write() as connection:
+        with shared(self.fence, tenant_id), self.database.write(alone=tenant_id) as connection:
             refused = find_denied(connection, tenant_id, inputs)
             gone = set(inputs) - find_entries(connection, tenant_id, inputs)
             yield Commit(connection, frozenset(refused | gone))

@@ -157,6 +157,16 @@ certificates = sa.Table(
     sa.UniqueConstraint("position"),
 )
 
+# Which processes have a tenant's index open, none of it older than the epoch, until when.
+searchers = sa.Table(
+    "searchers",
+    metadata,
+    sa.Column("process", Id, primary_key=True),
+    sa.Column("tenant_id", Id, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+)
+
 keys = sa.Table(
     "keys",
     key_metadata,

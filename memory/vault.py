@@ -28,6 +28,8 @@ from memory.values import EntryId, TenantId
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+WRITERS = "keys"
+TABLES = ("keys", "key_uses")
 
 
 class Vault(Protocol):
@@ -103,7 +105,7 @@ class SealedVault:
         key = self._tenant_keys.get(tenant_id)
         if key is None:
             name = f"tenant:{tenant_id}"
-            with self.database.write() as connection:
+            with self.database.write(alone=WRITERS) as connection:
                 wrapped = connection.scalar(sa.select(keys.c.wrapped).where(keys.c.name == name))
                 if wrapped is None:
                     key = os.urandom(KEY_BYTES)
@@ -116,14 +118,14 @@ class SealedVault:
     def adopt_tenant_key(self, tenant_id: TenantId, key: bytes) -> None:
         """Give a new tenant a key made elsewhere, so that two stores name the same things alike."""
         name = f"tenant:{tenant_id}"
-        with self.database.write() as connection:
+        with self.database.write(alone=WRITERS) as connection:
             _insert_key(connection, tenant_id, name, _wrap(self._root, name, key))
         self._tenant_keys[tenant_id] = key
 
     def secret(self, name: str) -> bytes:
         """Return the service's own secret of this name (32 random bytes), made at first use."""
         row = f"secret:{name}"
-        with self.database.write() as connection:
+        with self.database.write(alone=WRITERS) as connection:
             wrapped = connection.scalar(sa.select(keys.c.wrapped).where(keys.c.name == row))
             if wrapped is not None:
                 return _unwrap(self._root, row, wrapped)
@@ -144,7 +146,7 @@ class SealedVault:
             for subject in given
         }
         tenant_key = self._tenant_key(tenant_id)
-        with self.database.write() as connection:
+        with self.database.write(alone=WRITERS) as connection:
             subject_keys = self._subject_keys(connection, tenant_id, sorted(set(names.values())))
             rows, uses = [], []
             for entry_id, given in subjects.items():
@@ -202,7 +204,7 @@ class SealedVault:
     def destroy_keys(self, tenant_id: TenantId, entry_ids: Collection[EntryId]) -> int:
         """Destroy the data keys, and subject keys that nothing uses any more; return how many."""
         destroyed = 0
-        with self.database.write() as connection:
+        with self.database.write(alone=WRITERS) as connection:
             touched: set[str] = set()
             for ids in chunked(_list_held(connection, tenant_id, entry_ids)):
                 mine = key_uses.c.entry_id.in_(ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -35,6 +35,7 @@ from unlearning.certificate import CertificatePayload, Counts, SigningKey, Store
 from unlearning.forget import (
     Erased,
     ForgetRow,
+    Purge,
     count_remaining,
     erase,
     fence,
@@ -44,6 +45,9 @@ from unlearning.forget import (
     set_state,
 )
 from unlearning.log import entry_hash
+
+DRAIN_SECONDS = 600.0
+DRAIN_POLL_SECONDS = 0.1
 
 log = structlog.get_logger()
 
@@ -60,7 +64,7 @@ class Forgetting:
         *,
         derived: Sequence[Store],
         truth: Sequence[Store],
-        purges: Sequence[Callable[[], None]],
+        purges: Mapping[str, Purge],
         signing_key: SigningKey,
         version: str,
     ) -> None:
@@ -104,7 +108,7 @@ class Forgetting:
             digest,
         )
         fence_seconds.observe(time.perf_counter() - started)
-        self.indexes.hide(tenant_id, list_denied(self.kernel, row))
+        self.indexes.get(tenant_id)  # takes it out of view now, so that no recall need do it
         log.info("fenced", forget_id=row.id, epoch=row.epoch, **row.counts)
         return _view(row), row.job_id
 
@@ -165,7 +169,7 @@ class Forgetting:
                 truth=self.truth,
                 remains=self,
                 passages=self._count_passages(forget),
-                database_purges=self.purges,
+                purges=self.purges,
             )
             self._certify(forget, job, erased)
         except Exception as error:
@@ -201,7 +205,7 @@ class Forgetting:
             passages=erased.passages,
             keys=keys,
         )
-        with self.kernel.database.write() as connection:
+        with self.kernel.database.write(alone="certificates") as connection:
             last = connection.execute(
                 sa.select(certificates.c.position, certificates.c.entry_hash)
                 .order_by(certificates.c.position.desc())
@@ -219,6 +223,7 @@ class Forgetting:
                 counts=counts,
                 stores=tuple(results),
                 scan=dict(erased.scan or {}),
+                media=erased.media,
                 content_digest=combined,
                 keys_destroyed=keys,
                 lethe_version=self.version,
@@ -284,6 +289,16 @@ class Forgetting:
                 sa.select(entries.c.id).where(entries.c.tenant_id == tenant_id, entries.c.id.not_in(hidden))
             )
             return [EntryId(i) for i in found]
+
+    def drain(self, tenant_id: TenantId, epoch: int) -> None:
+        """Wait until every process has let go of what it opened before an epoch."""
+        late = time.monotonic() + DRAIN_SECONDS
+        while behind := self.indexes.presence.list_behind(tenant_id, epoch):
+            if time.monotonic() > late:
+                raise UnavailableError(
+                    f"{len(behind)} other processes still hold an index from before the request; trying again"
+                )
+            time.sleep(DRAIN_POLL_SECONDS)
 
     def fold(self, tenant_id: TenantId) -> None:
         """Make the topics again from what survives."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -96,10 +96,16 @@ class State:
 
 
 class Generation:
-    """The state, its vectors and its word index. Safe to share between threads."""
+    """The state, its vectors and its word index. Safe to share between threads.
 
-    def __init__(self, folder: Path, dimension: int) -> None:
+    What was denied up to ``opened_epoch`` never went in, what was denied up to ``hidden_epoch`` is in no
+    view.
+    """
+
+    def __init__(self, folder: Path, dimension: int, epoch: int = 0) -> None:
         self.folder = folder
+        self.opened_epoch = epoch
+        self.hidden_epoch = epoch
         self.vectors = FlatVectors(dimension)
         self.words = LexicalIndex(folder)
         self.titles = Titles()
@@ -113,13 +119,17 @@ class Generation:
         """The newest whole view."""
         return self._state
 
-    def append(self, entries: Sequence[Indexable], revision: int) -> None:
-        """Add entries that are not there yet; they are found once this returns."""
+    def append(self, batches: Iterable[Sequence[Indexable]], revision: int) -> None:
+        """Add entries that are not there yet; all are found once this returns, none before.
+
+        In batches, so that a large set need not be in memory at once; the word index is committed once.
+        """
         with self._lock:
             state = self._state
-            fresh = [entry for entry in entries if entry.row.id not in state.ordinals]
-            if fresh:
-                state = self._add(state, fresh)
+            for entries in batches:
+                if fresh := [entry for entry in entries if entry.row.id not in state.ordinals]:
+                    state = self._add(state, fresh)
+            if state is not self._state:
                 self.words.commit()
             self._state = state
             self.revision = max(self.revision, revision)
@@ -180,7 +190,7 @@ class Generation:
             versions,
         )
 
-    def hide(self, entry_ids: Collection[EntryId]) -> None:
+    def hide(self, entry_ids: Collection[EntryId], epoch: int) -> None:
         """Take denied entries out of every view made from now on: versions are ranked without them.
 
         Their rows stay until the next generation, and no search admits them.
@@ -188,6 +198,9 @@ class Generation:
         with self._lock:
             state = self._state
             gone = {state.ordinals[entry_id] for entry_id in entry_ids if entry_id in state.ordinals}
+            if not gone and self.opened_epoch == self.hidden_epoch:
+                self.opened_epoch = max(self.opened_epoch, epoch)  # as if it were opened now
+            self.hidden_epoch = max(self.hidden_epoch, epoch)
             if not gone:
                 return
             versions = dict(state.versions)

@@ -1,7 +1,8 @@
 """Each tenant's live generation: opened from the ledger, following commits, rewritten when something goes.
 
-On disk: one digest-named vector segment, named by a manifest row, and the word index of the
-running process. Both are caches of the ledger; a torn, stale or foreign file is remade or deleted.
+On disk: one digest-named vector segment, named by a manifest row and read by all processes, and the word
+index of each running process. Both are caches of the ledger; a torn, stale or foreign file is remade or
+deleted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Iterator, Sequence, Set
+from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
@@ -23,16 +25,19 @@ from memory.journal import EntryRow, iter_headers
 from memory.kernel import Kernel, find_denied, get_position, list_changes
 from memory.ledger import artifact_name, iter_payloads, list_artifacts
 from memory.ports import Encoder, Vectors
-from memory.tables import manifests
+from memory.tables import denied, forgets, manifests
 from memory.values import ArtifactName, Attributes, EntryId, JsonValue, TenantId
 from retrieval.segments import read_segment, write_segment
 from service.generation import Generation, Indexable
 from service.ingest import Recipes, name_artifacts
 from service.payloads import load_nodes, load_parsed, load_vectors
+from service.presence import Presence
 
 INDEX_FOLDER = "index"
 SEGMENT_KIND = "vectors"
+WORDS_FOLDER = "words"
 LOAD_BATCH = 256
+MERGE_SECONDS = 3600.0
 UNSAVED_ROWS = 4096
 """So many rows are read from the ledger at start without hurry."""
 
@@ -44,11 +49,11 @@ class Indexes:
 
     def __init__(self, kernel: Kernel, encoder: Encoder, recipes: Recipes) -> None:
         self.kernel = kernel
+        self.presence = Presence(kernel)
         self.encoder = encoder
         self.recipes = recipes
         self._live: dict[TenantId, Generation] = {}
         self._locks: dict[TenantId, threading.RLock] = {}
-        self._folds: dict[TenantId, threading.Lock] = {}
         self._guard = threading.Lock()
 
     @property
@@ -60,45 +65,66 @@ class Indexes:
         with self._guard:
             return self._locks.setdefault(tenant_id, threading.RLock())
 
-    def folding(self, tenant_id: TenantId) -> threading.Lock:
-        """Return the lock under which a tenant's topics are folded."""
-        with self._guard:
-            return self._folds.setdefault(tenant_id, threading.Lock())
+    def folding(self, tenant_id: TenantId) -> AbstractContextManager[None]:
+        """Return the lock, of all processes, under which a tenant's topics are folded."""
+        return self.kernel.fence.exclusive(TenantId(f"fold {tenant_id}"), timeout_seconds=MERGE_SECONDS)
+
+    def _merging(self, tenant_id: TenantId) -> AbstractContextManager[None]:
+        """Return the lock, of all processes, under which a tenant's segment is written."""
+        return self.kernel.fence.exclusive(TenantId(f"merge {tenant_id}"), timeout_seconds=MERGE_SECONDS)
 
     def get(self, tenant_id: TenantId) -> Generation:
-        """Return the live generation, up to date with every commit that came before this call."""
+        """Return the live generation, up to date with every commit and fence that came before this call."""
         live = self._live.get(tenant_id)
-        if live is not None:
+        if live is not None and not self.presence.has_lapsed:
             with self.kernel.database.read() as connection:
-                if get_position(connection, tenant_id).revision <= live.revision:
-                    return live
+                position = get_position(connection, tenant_id)
+            if position.revision <= live.revision and position.epoch <= live.hidden_epoch:
+                return live
         with self._lock(tenant_id):
+            if self.presence.has_lapsed:
+                self._let_go()
             live = self._live.get(tenant_id)
             if live is None:
                 live = self._live[tenant_id] = self._open(tenant_id)
             return self._follow(tenant_id, live)
 
-    def hide(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
-        """Take denied entries out of the live generation's views until it is rewritten without them."""
-        live = self._live.get(tenant_id)
-        if live is not None:
-            live.hide(entry_ids)
+    def _let_go(self) -> None:
+        """Drop everything open: other processes took this one for ended and count on nothing it holds."""
+        log.warning("was away for too long; opening all indexes anew")
+        for live in list(self._live.values()):
+            live.close()
+        self._live.clear()
+        self.presence.leave()
+
+    def keep_up(self) -> None:
+        """Follow what other processes committed, and open anew where one of them forgot something."""
+        self.presence.renew()
+        for tenant_id in list(self._live):
+            live = self.get(tenant_id)
+            if live.opened_epoch < live.hidden_epoch:
+                self.reopen(tenant_id)
 
     def _follow(self, tenant_id: TenantId, live: Generation) -> Generation:
         with self.kernel.database.read() as connection:
             position = get_position(connection, tenant_id)
+            forgotten = _list_denied_since(connection, tenant_id, live.hidden_epoch)
             changed = [
                 entry_id
                 for _, entry_id, kind in list_changes(connection, tenant_id, live.revision)
                 if kind == "indexed"
             ]
-        for batch in chunked(list(dict.fromkeys(changed)), LOAD_BATCH):
-            live.append(self._load(tenant_id, batch, {}), 0)
-        live.append((), position.revision)
+        fresh = list(dict.fromkeys(changed))
+        loaded = (self._load(tenant_id, batch, {}) for batch in chunked(fresh, LOAD_BATCH))
+        live.append(list(loaded), position.revision)  # all are read before any is added
+        if position.epoch > live.hidden_epoch:
+            live.hide(forgotten, position.epoch)
+            self.presence.hold(tenant_id, live.opened_epoch)
         return live
 
     def _open(self, tenant_id: TenantId) -> Generation:
         """Build a generation of everything that is derived and not denied, in canonical order."""
+        epoch = self.presence.enter(tenant_id)
         with self.kernel.database.read() as connection:
             revision = get_position(connection, tenant_id).revision
             under = {
@@ -106,12 +132,12 @@ class Indexes:
                 for _, entry_id in list_artifacts(connection, tenant_id, self.recipes.nodes.name)
             }
             wanted = sorted(under - find_denied(connection, tenant_id, under))
-        folder = self.folder / tenant_id / "words" / self.kernel.new_id()
-        generation = Generation(folder, self.encoder.space.dimension)
+        name = f"{self.presence.process}-{self.kernel.new_id()}"
+        folder = self.folder / tenant_id / WORDS_FOLDER / name
+        generation = Generation(folder, self.encoder.space.dimension, epoch)
         stored = self._read_segment(tenant_id)
-        for batch in chunked(wanted, LOAD_BATCH):
-            generation.append(self._load(tenant_id, batch, stored), 0)
-        generation.append((), revision)
+        loaded = (self._load(tenant_id, batch, stored) for batch in chunked(wanted, LOAD_BATCH))
+        generation.append(loaded, revision)
         state = generation.state
         generation.saved_rows = sum(
             card.passages + len(card.nodes) for card in state.cards if card.row.id in stored
@@ -192,14 +218,20 @@ class Indexes:
 
     def rewrite(self, tenant_id: TenantId) -> None:
         """Write segment and word index anew from what is not denied, publish them, delete the old files."""
+        with self._lock(tenant_id), self._merging(tenant_id):
+            generation = self.reopen(tenant_id)
+            self._write_segment(tenant_id, generation)
+            self._delete_foreign_files(tenant_id)
+
+    def reopen(self, tenant_id: TenantId) -> Generation:
+        """Open the next generation from what is not denied, and let go of the one before."""
         with self._lock(tenant_id):
             old = self._live.get(tenant_id)
-            generation = self._open(tenant_id)
-            self._live[tenant_id] = generation
-            self._write_segment(tenant_id, generation)
+            generation = self._live[tenant_id] = self._open(tenant_id)
             if old is not None:
                 old.close()
-            self._delete_foreign_files(tenant_id)
+            self.presence.hold(tenant_id, generation.opened_epoch)
+            return generation
 
     def _write_segment(self, tenant_id: TenantId, generation: Generation) -> None:
         state = generation.state
@@ -236,14 +268,17 @@ class Indexes:
         for path in folder.iterdir():
             if path.is_file() and path.name not in named:
                 path.unlink()
-        for path in (folder / "words").glob("*"):
-            if live is None or path != live.folder:
+        others = self.presence.list_living() - {self.presence.process}
+        for path in (folder / WORDS_FOLDER).glob("*"):
+            if path.name.partition("-")[0] not in others and (live is None or path != live.folder):
                 shutil.rmtree(path)
 
     def save(self, tenant_id: TenantId) -> None:
         """Compact: write the live generation's vectors into one segment, in canonical order."""
-        with self._lock(tenant_id):
+        with self._lock(tenant_id), self._merging(tenant_id):
             live = self.get(tenant_id)
+            if live.opened_epoch < live.hidden_epoch:
+                return  # it holds what is being forgotten; that request writes the segment without it
             self._write_segment(tenant_id, live)
             self._delete_foreign_files(tenant_id)
 
@@ -267,6 +302,7 @@ class Indexes:
         for generation in self._live.values():
             generation.close()
         self._live.clear()
+        self.presence.leave()
 
 
 class IndexStore:
@@ -319,6 +355,16 @@ class IndexStore:
     def owns(self, path: PurePosixPath) -> bool:
         """Every file in the index folder."""
         return path.parts[:1] == (INDEX_FOLDER,)
+
+
+def _list_denied_since(connection: sa.Connection, tenant_id: TenantId, epoch: int) -> list[EntryId]:
+    """Return the entries denied by forget requests after an epoch."""
+    found = connection.scalars(
+        sa.select(denied.c.entry_id)
+        .join(forgets, forgets.c.id == denied.c.forget_id)
+        .where(forgets.c.tenant_id == tenant_id, forgets.c.epoch > epoch)
+    )
+    return [EntryId(i) for i in found]
 
 
 def _indexable(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +16,10 @@ from typing import Protocol
 import numpy as np
 import orjson
 import sqlalchemy as sa
+import structlog
 
 from memory.clock import to_datetime, to_micros
-from memory.errors import ForgottenError, InvalidInputError, NotFoundError
+from memory.errors import ForgottenError, InvalidInputError, LetheError, NotFoundError
 from memory.fence import shared
 from memory.journal import iter_headers, list_entry_ids, list_versions
 from memory.kernel import Kernel, find_denied, get_position
@@ -46,6 +49,11 @@ from service.views import (
 from service.work import FORGET, REBUILD, Work
 
 POLL_SECONDS = 0.02
+TEND_SECONDS = 1.0
+ORPHAN_SECONDS = 900.0
+"""Longer than any request takes from making its keys to writing its entries."""
+log = structlog.get_logger()
+
 OPEN = ("queued", "running")
 
 
@@ -76,6 +84,8 @@ class Lethe:
     default_tenant: TenantId
     admin_key_file: Path
     _started: bool = False
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _tending: threading.Thread | None = None
 
     # Life
 
@@ -83,23 +93,47 @@ class Lethe:
         """Open the indexes, make the first key, start workers, begin to load the reader."""
         self.kernel.create_tenant(self.default_tenant)
         self.access.ensure_admin_key(self.default_tenant, self.admin_key_file)
-        self.kernel.jobs.release_all()
-        self._collect_keys()
+        if self.kernel.database.is_shared:
+            self._tending = threading.Thread(target=self._tend, name="lethe-tending", daemon=True)
+        else:
+            # The only process: whatever looks under way was left by one that ended.
+            self.kernel.jobs.release_all()
+            self._destroy_keys(self._find_orphan_keys())
         self.indexes.open_all()
         self.waker.start(self.work.run, self.kernel.jobs.list_due)
         self._resume()
         if self.load_reader is not None:
             self.load_reader.start()
+        if self._tending is not None:
+            self._tending.start()
         self._started = True
 
-    def _collect_keys(self) -> None:
-        """Destroy the keys of entries that never came to be: a process ended between key and entry."""
+    def _tend(self) -> None:
+        """Keep up with what the other processes do, and clear up after those that ended."""
+        orphans, found_at = self._find_orphan_keys(), time.monotonic()
+        while not self._stopping.wait(TEND_SECONDS):
+            try:
+                self.indexes.keep_up()
+                if time.monotonic() - found_at > ORPHAN_SECONDS:
+                    # Keys come before their entry: what was an orphan for so long has no request behind it.
+                    self._destroy_keys({t: ids & orphans[t] for t, ids in self._find_orphan_keys().items()})
+                    orphans, found_at = self._find_orphan_keys(), time.monotonic()
+            except LetheError as error:
+                log.warning("tending failed; trying again", error=type(error).__name__)
+
+    def _find_orphan_keys(self) -> dict[TenantId, set[EntryId]]:
+        """Return the keys of entries that are not in the journal: not yet, or not any more."""
+        orphans: dict[TenantId, set[EntryId]] = defaultdict(set)
         for tenant_id in self.kernel.list_tenants():
+            held = set(self.kernel.vault.list_entry_ids(tenant_id))
             with self.kernel.database.read() as connection:
-                known = set(list_entry_ids(connection, tenant_id))
-            orphans = set(self.kernel.vault.list_entry_ids(tenant_id)) - known
-            if orphans:
-                self.kernel.vault.destroy_keys(tenant_id, orphans)
+                orphans[tenant_id] = held - set(list_entry_ids(connection, tenant_id))
+        return orphans
+
+    def _destroy_keys(self, orphans: Mapping[TenantId, Set[EntryId]]) -> None:
+        for tenant_id, entry_ids in orphans.items():
+            if entry_ids:
+                self.kernel.vault.destroy_keys(tenant_id, entry_ids)
 
     def _resume(self) -> None:
         """Wake what an earlier process left, and derive again what today's recipes have not made.
@@ -134,8 +168,12 @@ class Lethe:
     def stop(self) -> None:
         """Let running work finish, then close everything."""
         self._started = False
+        self._stopping.set()
         self.waker.stop()
+        if self._tending is not None:
+            self._tending.join()
         self.indexes.close()
+        self.kernel.fence.close()
         self.kernel.database.close()
         self.kernel.vault.close()
 

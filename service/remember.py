@@ -70,7 +70,7 @@ def _append_all(
     """Append in one transaction; ``added`` receives the entries that are new."""
     opener = kernel.vault.opener(tenant_id, contents)
     done: list[Remembered] = []
-    with kernel.database.write() as connection:
+    with kernel.database.write(alone=tenant_id) as connection:
         now = kernel.clock()
         for entry_id, given in contents.items():
             content = (

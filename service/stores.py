@@ -24,6 +24,7 @@ DATABASE_FILES = frozenset({"lethe.db", "lethe.db-wal", "lethe.db-shm", "lethe.d
 KEY_FILES = frozenset({"keys.db", "keys.db-wal", "keys.db-shm", "keys.db-journal", "root.key"})
 CONTROL_FILES = frozenset({"admin.key", "serving.lock"})
 BROKER_FOLDER = "broker"
+CONTENT_TABLES = ("entries", "artifacts", "edges", "manifests", "changes")
 
 
 class JournalStore:
@@ -37,7 +38,7 @@ class JournalStore:
 
     def erase(self, tenant_id: TenantId, ids: Set[str]) -> int:
         """Delete entries."""
-        with self.kernel.database.write() as connection:
+        with self.kernel.database.write(alone=tenant_id) as connection:
             return delete_entries(connection, tenant_id, {EntryId(i) for i in ids})
 
     def holds(self, tenant_id: TenantId, ids: Set[str]) -> int:
@@ -77,7 +78,7 @@ class ArtifactStore:
 
         The index is an artifact without a row here: it loses its edges from what goes, and keeps the rest.
         """
-        with self.kernel.database.write() as connection:
+        with self.kernel.database.write(alone=tenant_id) as connection:
             names: set[str] = set()
             for chunk in chunked(sorted(ids)):
                 mine = artifacts.c.name.in_(chunk) | artifacts.c.sealed_under.in_(chunk)

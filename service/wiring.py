@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,14 +15,16 @@ import migrations
 from embedding.encoder import TextEncoder
 from embedding.models import ModelStore
 from memory.clock import Clock, NewId, SystemClock, random_id
-from memory.database import Database
+from memory.database import connect
 from memory.errors import ConflictError, CorruptionError
-from memory.fence import InProcessFence
+from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
 from memory.ports import Encoder, Reader
+from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
+from memory.vault import TABLES as KEY_TABLES
 from reader.extractive import ExtractiveReader
 from reader.switch import SwitchingReader
 from service.access import Access, write_private
@@ -33,10 +35,11 @@ from service.ingest import Recipes
 from service.lethe import Lethe, Waker
 from service.recall import Recaller
 from service.settings import Settings
-from service.stores import ArtifactStore, ControlFiles, JournalStore, KeyStore
+from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
 from service.work import Work
 from sources.parse import SourceParser
 from unlearning.certificate import SigningKey
+from unlearning.forget import Purge
 
 EXTRACTIVE = "extractive"
 DEFAULT_TENANT = TenantId("default")
@@ -59,7 +62,7 @@ def upgrade_database(settings: Settings) -> dict[str, str | None]:
         ("keys", settings.resolved_keys_url),
     )
     for plane, url in planes:
-        database = Database(url)
+        database = connect(url)
         migrations.upgrade(plane, database.engine)
         revisions[plane] = migrations.get_revisions(plane, database.engine)[0]
         database.close()
@@ -97,12 +100,11 @@ def build_kernel(settings: Settings, *, clock: Clock | None = None, new_id: NewI
     """Open the databases (migrated), the vault, the queue and the fence."""
     upgrade_database(settings)
     clock = clock or SystemClock()
-    database = Database(settings.resolved_database_url)
+    database = connect(settings.resolved_database_url)
+    fence: Fence = AdvisoryFence(database.url) if isinstance(database, PostgresDatabase) else InProcessFence()
     root_key = load_root_key(settings.root_key_file or settings.data / "root.key")
-    vault = SealedVault(Database(settings.resolved_keys_url), root_key)
-    return Kernel(
-        settings.data, database, vault, InProcessFence(), Jobs(database, clock, new_id), clock, new_id
-    )
+    vault = SealedVault(connect(settings.resolved_keys_url), root_key)
+    return Kernel(settings.data, database, vault, fence, Jobs(database, clock, new_id), clock, new_id)
 
 
 def load_encoder(settings: Settings, store: ModelStore) -> Encoder:
@@ -163,7 +165,10 @@ def build(
     # Sealed artifacts go with the journal, after the scan: until then they tell what to look for.
     derived = (IndexStore(indexes),)
     truth = (ArtifactStore(kernel), JournalStore(kernel), KeyStore(vault))
-    purges: tuple[Callable[[], None], ...] = (kernel.database.purge, vault.database.purge)
+    purges: dict[str, Purge] = {
+        "data": partial(kernel.database.purge, CONTENT_TABLES),
+        "keys": partial(vault.database.purge, KEY_TABLES),
+    }
     forgetting = Forgetting(
         kernel,
         indexes,

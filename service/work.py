@@ -74,7 +74,7 @@ class Work:
         self.kernel.jobs.fail(jobs, _problem(error), retry=isinstance(error, UnavailableError))
 
     def _queue(self, tenant_id: TenantId, kind: str) -> JobId | None:
-        with self.kernel.database.write() as connection:
+        with self.kernel.database.write(alone=tenant_id) as connection:
             job = self.kernel.jobs.add_once(connection, tenant_id, kind)
         if job is not None:
             self.wake(job.id)
@@ -157,7 +157,7 @@ class Work:
             self._fail([job], error)
             return
         log.warning("content refused", job_id=job.id, error=type(error).__name__)
-        with self.kernel.database.write() as connection:
+        with self.kernel.database.write(alone=tenant_id) as connection:
             delete_entries(connection, tenant_id, [entry_id])
             self.kernel.jobs.refuse(connection, job, _problem(error))
         self.kernel.vault.destroy_keys(tenant_id, [entry_id])
@@ -206,7 +206,7 @@ class Work:
             for name in astuple(name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id))
         }
         recipes, ours = self.indexes.recipes, frozenset[str](entry_ids)
-        with self.kernel.database.write() as connection:
+        with self.kernel.database.write(alone=tenant_id) as connection:
             for recipe in (recipes.parse, recipes.vectors, recipes.nodes):
                 there = list_artifacts(connection, tenant_id, recipe.name)
                 # Entries that came since are none of ours: what was made of them is not stale.

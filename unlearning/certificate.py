@@ -94,6 +94,8 @@ class CertificatePayload:
 
     ``tenant`` and ``scope_digest`` are HMACs under the tenant's key (``Vault.name``). ``scan`` is
     ``ScanReport.to_json()``. ``content_digest`` is that of the whole content plane afterwards.
+    ``media`` says for each database how the freed bytes of its tables and its log were dealt with: where a
+    medium cannot be overwritten, the destroyed keys are what makes them unreadable.
     ``previous`` is the hash of the entry before in the transparency log, or None for the first.
     In JSON, ``totals`` adds up what the stores erased and still hold.
     """
@@ -111,6 +113,7 @@ class CertificatePayload:
     content_digest: str
     keys_destroyed: int
     lethe_version: str
+    media: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     previous: str | None = None
     promises: tuple[str, ...] = PROMISES
     not_promised: tuple[str, ...] = NOT_PROMISED
@@ -132,6 +135,7 @@ class CertificatePayload:
                 "remaining": sum(store.remaining for store in self.stores),
             },
             "scan": dict(self.scan),
+            "media": {name: dict(how) for name, how in self.media.items()},
             "content_digest": self.content_digest,
             "keys_destroyed": self.keys_destroyed,
             "promises": list(self.promises),
@@ -357,6 +361,7 @@ _PAYLOAD: dict[str, _Check] = {
     "stores": _list,
     "totals": _object,
     "scan": _object,
+    "media": _object,
     "content_digest": _digest,
     "keys_destroyed": _count,
     "promises": _sentences,
@@ -377,6 +382,7 @@ _SCAN: dict[str, _Check] = {
     "encodings": _names,
     "uncovered": _list,
 }
+_MEDIUM: dict[str, _Check] = {"tables": _text, "log": _text}
 _UNCOVERED: dict[str, _Check] = {"path": _text, "reason": _text}
 
 
@@ -397,6 +403,9 @@ def list_payload_problems(payload: JsonValue) -> list[str]:
         if isinstance(uncovered := scan.get("uncovered"), list):
             for index, item in enumerate(uncovered):
                 problems += _shape_problems(item, f"scan.uncovered[{index}]", _UNCOVERED)
+    if isinstance(media := payload.get("media"), dict):
+        for name, medium in media.items():
+            problems += _shape_problems(medium, f"media.{name}", _MEDIUM)
     # Only what has its right shape can be held against the rest.
     return problems or _disagreements(payload)
 

@@ -10,7 +10,7 @@ Nothing here knows what a store is made of.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -42,6 +42,9 @@ class Remains(Protocol):
     def iter_surviving(self, tenant_id: TenantId) -> tuple[Iterable[str], Iterable[npt.NDArray[np.float32]]]:
         """Return the texts and vectors of every entry that is not denied."""
 
+    def drain(self, tenant_id: TenantId, epoch: int) -> None:
+        """Wait until no process holds an index from before an epoch, or raise ``UnavailableError``."""
+
     def fold(self, tenant_id: TenantId) -> None:
         """Make again, from what is left, every artifact that had a denied input among others."""
 
@@ -68,7 +71,8 @@ class ForgetRow:
 class Erased:
     """What a request found before it erased anything, and what the scan saw once the bytes were gone.
 
-    ``held`` counts items per store. Kept on the request's row, so that a job which was killed half-way
+    ``held`` counts items per store; ``media`` says, database by database, how far freed bytes
+    went. Kept on the request's row, so that a job which was killed half-way
     certifies what was there when it first began.
     """
 
@@ -76,15 +80,25 @@ class Erased:
     artifacts: int
     passages: int
     scan: Mapping[str, JsonValue] | None = None
+    media: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the row's form."""
         held: dict[str, JsonValue] = dict(self.held)
         scan = None if self.scan is None else dict(self.scan)
-        return {"held": held, "artifacts": self.artifacts, "passages": self.passages, "scan": scan}
+        media: dict[str, JsonValue] = {name: dict(how) for name, how in self.media.items()}
+        return {
+            "held": held,
+            "artifacts": self.artifacts,
+            "passages": self.passages,
+            "scan": scan,
+            "media": media,
+        }
 
 
 Surviving = Callable[[], tuple[Iterable[str], Iterable[npt.NDArray[np.float32]]]]
+Purge = Callable[[], Mapping[str, str]]
+"""Removes a database's freed bytes and says how far that goes, by medium."""
 Resolve = Callable[[sa.Connection], set[EntryId]]
 
 
@@ -95,7 +109,10 @@ def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: s
     """
     requested_us = kernel.clock()
     forget_id = ForgetId(kernel.new_id())
-    with kernel.fence.exclusive(tenant_id, timeout_seconds=60.0), kernel.database.write() as connection:
+    with (
+        kernel.fence.exclusive(tenant_id, timeout_seconds=60.0),
+        kernel.database.write(alone=tenant_id) as connection,
+    ):
         found = resolve(connection)
         fresh = sorted(found - find_denied(connection, tenant_id, found))
         rows = list_rows(connection, tenant_id, fresh)
@@ -227,7 +244,7 @@ def erase(
     truth: Sequence[Store],
     remains: Remains,
     passages: int,
-    database_purges: Sequence[Callable[[], None]],
+    purges: Mapping[str, Purge],
 ) -> Erased:
     """Take everything the request denied, which is in ``passages`` passages, out of every store.
 
@@ -254,10 +271,9 @@ def erase(
     for store in truth:
         store.erase(tenant_id, ids)
         _check_gone([store], tenant_id, ids)
-    for purge in database_purges:
-        purge()
+    media = {name: purge() for name, purge in purges.items()}
     _check_gone([*derived, *truth], tenant_id, ids)
-    return evidence
+    return replace(evidence, media=media)
 
 
 def _erase_derived(
@@ -276,6 +292,7 @@ def _erase_derived(
     set_state(kernel, forget, "erasing")
     for store in derived:
         store.erase(tenant_id, ids)
+    remains.drain(tenant_id, forget.epoch)
     set_state(kernel, forget, "folding")
     remains.fold(tenant_id)
     set_state(kernel, forget, "verifying")

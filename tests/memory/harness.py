@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memory.database import Database
+from memory.database import Database, connect
 from memory.fence import InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
+from memory.postgres import AdvisoryFence
 from memory.tables import key_metadata, metadata
 from memory.values import TenantId
 from memory.vault import SealedVault
@@ -42,25 +43,26 @@ class Numbers:
 
 
 def open_database(path: Path) -> Database:
-    database = Database(f"sqlite:///{path}")
+    database = connect(f"sqlite:///{path}")
     metadata.create_all(database.engine)
     return database
 
 
 def open_vault(path: Path, root_key: bytes = ROOT_KEY) -> SealedVault:
-    database = Database(f"sqlite:///{path}")
+    database = connect(f"sqlite:///{path}")
     key_metadata.create_all(database.engine)
     return SealedVault(database, root_key)
 
 
-def open_kernel(folder: Path) -> Kernel:
+def open_kernel(folder: Path, database: Database | None = None, keys: Database | None = None) -> Kernel:
+    """Open a kernel over SQLite files, or over given databases that hold the tables."""
     clock, new_id = Ticks(), Numbers()
-    database = open_database(folder / "lethe.db")
+    database = database or open_database(folder / "lethe.db")
     kernel = Kernel(
         folder,
         database,
-        open_vault(folder / "keys.db"),
-        InProcessFence(),
+        SealedVault(keys, ROOT_KEY) if keys is not None else open_vault(folder / "keys.db"),
+        AdvisoryFence(database.url) if database.is_shared else InProcessFence(),
         Jobs(database, clock, new_id),
         clock,
         new_id,
@@ -71,5 +73,6 @@ def open_kernel(folder: Path) -> Kernel:
 
 
 def close_kernel(kernel: Kernel) -> None:
+    kernel.fence.close()
     kernel.database.close()
     kernel.vault.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from memory.database import Database, chunked
-from memory.errors import UnavailableError
+from memory.database import Database, chunked, connect
+from memory.errors import InvalidInputError, UnavailableError
+from tests.conftest import BACKENDS
+from tests.postgres import Server
 
 NUMBERS = sa.Table(
     "numbers", sa.MetaData(), sa.Column("value", sa.Integer), sa.Column("said", sa.LargeBinary)
@@ -19,11 +22,24 @@ NUMBERS = sa.Table(
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'x.db'}")
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    opened = connect(f"sqlite:///{tmp_path / 'x.db'}")
     NUMBERS.metadata.create_all(opened.engine)
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite")
+        return
+    server: Server = request.getfixturevalue("postgres")
+    with server.database() as url:
+        opened = connect(url)
+        NUMBERS.metadata.create_all(opened.engine)
+        yield opened
+        opened.close()
 
 
 def total(connection: sa.Connection) -> int:
@@ -37,7 +53,7 @@ def test_writers_take_turns(database: Database) -> None:
 
     def count() -> None:
         for _ in range(25):
-            with database.write() as connection:
+            with database.write(alone="count") as connection:
                 now = total(connection)
                 connection.execute(NUMBERS.update().values(value=now + 1))
 
@@ -70,9 +86,9 @@ def test_a_read_sees_one_state_to_its_end(database: Database) -> None:
         assert total(after) == 1
 
 
-def test_commits_are_on_disk_in_full(database: Database, tmp_path: Path) -> None:
+def test_commits_are_on_disk_in_full(sqlite: Database) -> None:
     """WAL with FULL synchronisation: what was acknowledged survives the loss of power."""
-    with database.read() as connection:
+    with sqlite.read() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "secure_delete", "foreign_keys")
@@ -80,7 +96,8 @@ def test_commits_are_on_disk_in_full(database: Database, tmp_path: Path) -> None
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}
 
 
-def test_a_purge_leaves_no_deleted_byte_in_any_file(database: Database, tmp_path: Path) -> None:
+def test_a_purge_leaves_no_deleted_byte_in_any_file(sqlite: Database, tmp_path: Path) -> None:
+    database = sqlite
     secret = b"Mara Lindqvist is allergic to penicillin. " * 200
     with database.write() as connection:
         connection.execute(NUMBERS.insert().values(value=1, said=secret))
@@ -90,7 +107,7 @@ def test_a_purge_leaves_no_deleted_byte_in_any_file(database: Database, tmp_path
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"penicillin" in stored  # the control: it does stay in the log until it is purged
 
-    database.purge()
+    assert database.purge(["numbers"]) == {"tables": "overwritten", "log": "truncated"}
 
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"penicillin" not in stored
@@ -100,10 +117,10 @@ def test_a_purge_leaves_no_deleted_byte_in_any_file(database: Database, tmp_path
 
 
 def test_a_purge_says_when_readers_hold_the_log(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memory.database.BUSY_TIMEOUT_SECONDS", 0)
-    impatient = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    monkeypatch.setattr("memory.sqlite.BUSY_TIMEOUT_SECONDS", 0)
+    impatient = connect(f"sqlite:///{tmp_path / 'x.db'}")
     with impatient.write() as connection:
         connection.execute(NUMBERS.insert().values(value=1))
     reader = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
@@ -111,11 +128,62 @@ def test_a_purge_says_when_readers_hold_the_log(
     reader.execute("SELECT * FROM numbers").fetchall()
 
     with pytest.raises(UnavailableError):
-        impatient.purge()
+        impatient.purge(["numbers"])
 
     reader.close()
-    impatient.purge()
+    impatient.purge(["numbers"])
     impatient.close()
+
+
+def test_a_repacked_table_is_smaller_and_a_table_in_use_is_left(postgres: Server) -> None:
+    """PostgreSQL: freed rows go with the old file; while others read, they stay, and that is said."""
+    with postgres.database() as url:
+        database = connect(url)
+        NUMBERS.metadata.create_all(database.engine)
+        size = sa.select(sa.func.pg_total_relation_size("numbers"))
+        with database.write() as connection:
+            rows = [{"value": n, "said": secrets.token_bytes(1_000)} for n in range(500)]
+            connection.execute(NUMBERS.insert(), rows)
+        with database.write() as connection:
+            connection.execute(NUMBERS.delete().where(NUMBERS.c.value > 0))
+        with database.read() as connection:
+            before = connection.scalar(size)
+        with database.read() as connection:
+            assert total(connection) == 0
+            with pytest.MonkeyPatch.context() as quick:
+                quick.setattr("memory.postgres.REPACK_LOCK_SECONDS", 1)
+                assert "but for numbers" in database.purge(["numbers"])["tables"]
+        assert database.purge(["numbers"])["tables"] == "repacked"
+        with database.read() as connection:
+            assert connection.scalar(size) < before / 10
+        database.close()
+
+
+def test_a_server_that_is_away_is_unavailable_and_says_so() -> None:
+    nowhere = connect("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(UnavailableError, match="database cannot be used now"), nowhere.read():
+        pass
+    nowhere.close()
+
+
+def test_a_lost_connection_ends_the_transaction_and_the_next_one_works(postgres: Server) -> None:
+    with postgres.database() as url:
+        database = connect(url)
+        NUMBERS.metadata.create_all(database.engine)
+        with pytest.raises(UnavailableError), database.write() as connection:
+            connection.execute(NUMBERS.insert().values(value=1))
+            pid = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+            with database.read() as other:
+                other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            connection.execute(NUMBERS.insert().values(value=2))
+        with database.read() as connection:
+            assert total(connection) == 0
+        database.close()
+
+
+def test_other_backends_are_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="mysql"):
+        connect("mysql://x/y")
 
 
 def test_chunks_cover_everything_once() -> None:

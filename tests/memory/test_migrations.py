@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from memory.database import Database
+from memory.database import Database, connect
 from memory.tables import key_metadata, metadata
 from migrations import Plane, downgrade, get_revisions, upgrade
+from tests.conftest import BACKENDS
 
 METADATA = {"data": metadata, "keys": key_metadata}
 
@@ -23,11 +26,26 @@ def plane(request: pytest.FixtureRequest) -> Plane:
     return chosen
 
 
+@pytest.fixture(params=BACKENDS)
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Database]]:
+    """Opens empty databases of one backend."""
+    with ExitStack() as stack:
+
+        def make() -> Database:
+            if request.param == "sqlite":
+                url = f"sqlite:///{tmp_path / secrets.token_hex(4)}.db"
+            else:
+                url = stack.enter_context(request.getfixturevalue("postgres").database())
+            opened = connect(url)
+            stack.callback(opened.close)
+            return opened
+
+        yield make
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'x.db'}")
-    yield opened
-    opened.close()
+def database(empty: Callable[[], Database]) -> Database:
+    return empty()
 
 
 def differ(database: Database, plane: Plane) -> list[object]:
@@ -39,7 +57,7 @@ def differ(database: Database, plane: Plane) -> list[object]:
 
 
 def list_schema(engine: sa.Engine) -> set[tuple[str, str]]:
-    """Return each table and index with its columns, as SQLite has them."""
+    """Return each table and index with its columns, as the database has them."""
     inspector = sa.inspect(engine)
     found: set[tuple[str, str]] = set()
     for table in set(inspector.get_table_names()) - {"alembic_version"}:
@@ -54,15 +72,14 @@ def list_schema(engine: sa.Engine) -> set[tuple[str, str]]:
 
 
 def test_a_migrated_schema_equals_the_tables_in_code(
-    database: Database, plane: Plane, tmp_path: Path
+    database: Database, plane: Plane, empty: Callable[[], Database]
 ) -> None:
     assert differ(database, plane), "the control: an empty database does differ"
     upgrade(plane, database.engine)
     assert differ(database, plane) == []
-    fresh = Database(f"sqlite:///{tmp_path / 'fresh.db'}")
+    fresh = empty()
     METADATA[plane].create_all(fresh.engine)
     assert list_schema(database.engine) == list_schema(fresh.engine)
-    fresh.close()
 
 
 def test_upgrading_again_changes_nothing(database: Database, plane: Plane) -> None:

