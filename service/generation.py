@@ -217,7 +217,8 @@ class Generation:
         """Give up the word index and delete its folder: a generation lives as long as its process."""
         with self._lock:
             self.words.close()
-            shutil.rmtree(self.folder, ignore_errors=False)
+            if self.folder.exists():  # another process deletes it when it takes this one for ended
+                shutil.rmtree(self.folder)
 
 
 _TURN = re.compile(r"^[^\W\d_][\w.'’() \-]{0,40}: ", re.MULTILINE)

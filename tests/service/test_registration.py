@@ -15,6 +15,7 @@ from tests.service.harness import TENANT, House
 from unlearning.forget import find_unowned
 
 CONTROL_PLANE = {
+    "searchers",
     "api_keys",
     "certificates",
     "changes",

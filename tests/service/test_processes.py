@@ -1,0 +1,173 @@
+"""Several processes over one PostgreSQL database and one data folder: what one does, the others show.
+
+Each is a whole service of its own; only that they live in one test process is different.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embedding.encoder import TextEncoder
+from memory.errors import UnavailableError
+from service import presence
+from service.forgetting import DRAIN_SECONDS
+from service.views import Scope
+from tests.postgres import Server
+from tests.service.harness import TENANT, House
+from unlearning.certificate import verify_certificate
+
+MARA = Scope(subjects=("person:mara",))
+WAIT_SECONDS = 20.0
+
+
+@pytest.fixture
+def two(
+    tmp_path: Path, encoder: TextEncoder, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[House, House]]:
+    """Two services that keep up with each other only when a test says so."""
+    monkeypatch.setattr("service.lethe.TEND_SECONDS", 3600.0)
+    with postgres.database("data") as data, postgres.database("keys") as keys:
+        first = House(tmp_path / "data", encoder, database_url=data, keys_url=keys)
+        second = House(tmp_path / "data", encoder, database_url=data, keys_url=keys)
+        second.ids.count = 1_000_000  # ids of its own
+        second.clock = first.clock
+        yield first, second
+        second.close()
+        first.close()
+
+
+def texts(house: House, query: str = "ferry") -> set[str]:
+    return {text for _, text, _ in house.found(query)}
+
+
+def test_what_one_remembers_the_other_finds(two: tuple[House, House]) -> None:
+    one, other = two
+    assert texts(other) == set()
+    one.remember("The ferry leaves at noon.")
+    assert texts(other) == {"The ferry leaves at noon."}
+    other.remember("The ferry is blue.", external_id="blue")
+    one.remember("The ferry is red.", external_id="blue")
+    assert texts(one) == texts(other) == {"The ferry leaves at noon.", "The ferry is red."}
+
+
+def test_a_fence_holds_in_every_process_at_once(two: tuple[House, House]) -> None:
+    """Before the other process has heard of it in any other way."""
+    one, other = two
+    one.remember("Mara takes the ferry.", subjects=("person:mara",))
+    one.remember("The ferry leaves at noon.")
+    held = other.lethe.recall(TENANT, "ferry")
+    one.lethe.forget(TENANT, MARA, preview=False)
+
+    with other.lethe.reading(TENANT):
+        checked = other.lethe.recheck_recall(TENANT, held)
+    assert {hit.text for hit in checked.hits} == {"The ferry leaves at noon."}
+    assert texts(other) == {"The ferry leaves at noon."}
+
+
+def test_a_reader_in_one_process_holds_up_the_fence_of_another(two: tuple[House, House]) -> None:
+    one, other = two
+    one.remember("Mara takes the ferry.", subjects=("person:mara",))
+    fenced = threading.Event()
+
+    def forget() -> None:
+        one.lethe.forget(TENANT, MARA, preview=False)
+        fenced.set()
+
+    thread = threading.Thread(target=forget)
+    with other.lethe.reading(TENANT):
+        thread.start()
+        assert not fenced.wait(0.5), "acknowledged while a reply was being handed over"
+    assert fenced.wait(WAIT_SECONDS)
+    thread.join()
+
+
+def test_a_request_is_certified_when_every_process_has_let_go(two: tuple[House, House]) -> None:
+    """The word index and the vectors of the other process would otherwise still hold what went."""
+    one, other = two
+    for at in range(5):
+        one.remember(f"Mara takes ferry {at}.", subjects=("person:mara",))
+        one.remember(f"The ferry number {at} leaves at noon.")
+    assert len(texts(other)) == 10
+    view = one.lethe.forget(TENANT, MARA, preview=False)
+    job = threading.Thread(target=one.waker.drain)
+    job.start()
+    while one.lethe.get_forget(TENANT, view.id).state == "fenced":
+        time.sleep(0.01)
+    time.sleep(0.5)
+    assert one.lethe.get_forget(TENANT, view.id).state == "erasing", "it waits for the other process"
+    assert len(texts(other)) == 5
+
+    other.lethe.indexes.keep_up()
+    job.join(WAIT_SECONDS)
+    assert one.lethe.get_forget(TENANT, view.id).state == "certified"
+    assert verify_certificate(one.lethe.get_certificate(TENANT, view.id)).valid
+    assert one.found("ferry") == other.found("ferry")
+    assert one.digest() == other.digest()
+    words = list((one.data / "index" / TENANT / "words").iterdir())
+    assert len(words) == 2, "one word index a process, and none that nobody uses"
+
+
+def test_a_process_that_ended_holds_nothing_up(
+    two: tuple[House, House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was stopped hard: after its time it counts as gone, and its files go."""
+    one, other = two
+    one.remember("Mara takes the ferry.", subjects=("person:mara",))
+    assert texts(other)
+    view = one.lethe.forget(TENANT, MARA, preview=False)
+    one.clock.now_us += int((presence.PRESENT_SECONDS + 1) * 1_000_000)
+    one.lethe.indexes.keep_up()
+    one.waker.drain()
+    assert one.lethe.get_forget(TENANT, view.id).state == "certified"
+    assert len(list((one.data / "index" / TENANT / "words").iterdir())) == 1
+
+    monkeypatch.setattr(other.lethe.indexes.presence, "_renewed_at", time.monotonic() - 3600)
+    assert texts(other) == set(), "should it wake up again, it opens everything anew"
+    assert other.digest() == one.digest()
+
+
+def test_a_process_that_never_lets_go_is_named_and_the_request_is_tried_again(
+    two: tuple[House, House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    assert DRAIN_SECONDS > presence.PRESENT_SECONDS, "a dead process is waited out"
+    monkeypatch.setattr("service.forgetting.DRAIN_SECONDS", 0.2)
+    one.remember("Mara takes the ferry.", subjects=("person:mara",))
+    assert texts(other)
+    view = one.lethe.forget(TENANT, MARA, preview=False)
+    one.waker.drain()
+    told = one.lethe.get_forget(TENANT, view.id)
+    assert told.state == "fenced"
+    assert told.error is not None and told.error["title"] == UnavailableError.__name__
+    assert "1 other process" in str(told.error["detail"])
+
+    other.lethe.indexes.keep_up()
+    one.clock.now_us += 600 * 1_000_000
+    one.lethe.indexes.keep_up()
+    other.lethe.indexes.keep_up()
+    one.waker.drain()
+    assert one.lethe.get_forget(TENANT, view.id).state == "certified"
+
+
+def test_two_that_remember_the_same_thing_at_once_make_one_version(two: tuple[House, House]) -> None:
+    one, other = two
+    ready = threading.Barrier(2)
+
+    def tell(house: House) -> None:
+        for at in range(8):
+            ready.wait()
+            house.remember(f"The ferry, told {at} times.", external_id="ferry")
+
+    threads = [threading.Thread(target=tell, args=(house,)) for house in two]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (source,) = one.lethe.list_sources(TENANT, kind="document", user_id=None, cursor=None, limit=9).items
+    assert source.version == 8
+    assert texts(one) == texts(other) == {"The ferry, told 7 times."}
