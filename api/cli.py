@@ -56,7 +56,8 @@ app.command("status")(cli_operations.status)
 app.command("rebuild")(cli_operations.rebuild)
 app.add_typer(cli_models.app, name="models")
 app.command("worker")(cli_serve.worker)
-app.add_typer(cli_serve.database, name="db")
+app.command("api")(cli_serve.serve_api)
+app.add_typer(cli_serve.schema, name="db")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from api.terminal import Data, errors, output
-from memory.errors import NotFoundError, UnavailableError
+from memory.errors import InvalidInputError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from service.lethe import Lethe
     from service.settings import Settings
 
-database = typer.Typer(help="The database's schema.", no_args_is_help=True)
+Role = Literal["all", "api", "worker"]
+
+schema = typer.Typer(help="The database's schema.", no_args_is_help=True)
 
 
 def serve(
@@ -27,10 +29,22 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="port (default 8700)")] = None,
 ) -> None:
     """Serve over HTTP until stopped."""
+    _listen(_settings(data, host=host, port=port), "all")
+
+
+def serve_api(
+    data: Data = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on (default 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="port (default 8700)")] = None,
+) -> None:
+    """Serve over HTTP beside other processes; `lethe worker` does the work."""
+    _listen(_settings(data, host=host, port=port), "api")
+
+
+def _listen(settings: Settings, role: Role) -> None:
     from api.app import create_app
     from api.server import server_of
 
-    settings = _settings(data, host=host, port=port)
     listening = _bind(settings.host, settings.port)
     if not is_loopback(settings.host):
         errors().print(
@@ -38,7 +52,7 @@ def serve(
             "read on the network unless a proxy in front of it does TLS.",
             style="bold red",
         )
-    app = create_app(_build(settings), max_body_bytes=settings.max_body_bytes)
+    app = create_app(_build(settings, role), max_body_bytes=settings.max_body_bytes)
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     shown_port = listening.getsockname()[1]
     errors().print(f"Lethe listens on http://{shown_host}:{shown_port}; its data is in {settings.data}")
@@ -46,8 +60,8 @@ def serve(
 
 
 def worker(data: Data = None) -> None:
-    """Work through the jobs of a data folder without serving HTTP, until stopped."""
-    lethe = _build(_settings(data))
+    """Work through jobs without serving HTTP, until stopped."""
+    lethe = _build(_settings(data), "worker")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
@@ -59,7 +73,7 @@ def worker(data: Data = None) -> None:
         lethe.stop()
 
 
-@database.command()
+@schema.command()
 def upgrade(data: Data = None) -> None:
     """Bring the schema to the newest revision."""
     from service.wiring import upgrade_database
@@ -68,7 +82,7 @@ def upgrade(data: Data = None) -> None:
         output().print(f"{plane}: {revision}")
 
 
-@database.command()
+@schema.command()
 def current(data: Data = None) -> None:
     """Print the schema's revisions, and the newest ones there are."""
     from memory.database import connect
@@ -89,20 +103,37 @@ def current(data: Data = None) -> None:
         output().print(f"{plane}: {found or 'none'} (newest: {newest})")
 
 
-def _build(settings: Settings) -> Lethe:
-    """Return the service wired with its embedded worker, this process's alone for its data folder."""
+def _build(settings: Settings, role: Role) -> Lethe:
+    """Return the service wired for what this process is to do.
+
+    ``all`` has its worker embedded. ``api`` and ``worker`` stand beside each other over one database and one
+    data folder, which takes servers for database and broker. Else the folder is this process's alone.
+    """
     from api.cli_models import fetch
     from embedding.models import ModelStore
+    from memory.database import connect
     from service.stores import BROKER_FOLDER
     from service.wiring import build, configure_logs, lock_data_folder
     from workers.broker import EmbeddedBroker
+    from workers.sender import Sender
     from workers.worker import EmbeddedWorker
 
     configure_logs(settings.log_level)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock_data_folder(settings.data)
+    database = connect(settings.resolved_database_url)
+    if role == "api" and not (database.is_shared and settings.broker_url):
+        raise InvalidInputError(
+            "several processes need a database and a broker that are servers: set LETHE_DATABASE_URL to a "
+            "postgresql:// URL and LETHE_BROKER_URL to a redis:// one, or use `lethe serve`"
+        )
+    if not database.is_shared or settings.broker_url is None:
+        lock_data_folder(settings.data)
+    database.close()
     fetch(ModelStore(settings.models_cache), settings.embedder)
     broker = None if settings.broker_url else EmbeddedBroker(settings.data / BROKER_FOLDER)
+    if role == "api":
+        assert settings.broker_url is not None
+        return build(settings, Sender(settings.broker_url))
     waker = EmbeddedWorker(broker_url=settings.broker_url, broker=broker, threads=settings.worker_threads)
     return build(settings, waker)
 

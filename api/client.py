@@ -45,7 +45,7 @@ ATTEMPTS = 3
 FIRST_PAUSE_SECONDS = 0.2
 POLL_SECONDS = 0.1
 WAIT_MARGIN_SECONDS = 30
-FINISHED_JOBS = frozenset({"done", "failed", "cancelled"})
+FINISHED_JOBS = frozenset({"done", "failed", "dead", "cancelled"})
 
 Result = TypeVar("Result")
 
@@ -260,6 +260,14 @@ class LetheClient:
     def get_job(self, job_id: str) -> JobReply:
         """Return a job as it is now."""
         return cast(JobReply, self._get(f"/v1/jobs/{job_id}"))
+
+    def retry_job(self, job_id: str) -> JobReply:
+        """Have a job that ended without success done once more."""
+        return cast(JobReply, self._send("POST", f"/v1/jobs/{job_id}/retry", idempotent=True))
+
+    def cancel_job(self, job_id: str) -> JobReply:
+        """Cancel a job that has not ended; content that was to be ingested is taken back."""
+        return cast(JobReply, self._send("POST", f"/v1/jobs/{job_id}/cancel", idempotent=True))
 
     def wait_job(
         self,

@@ -18,7 +18,7 @@ from memory.errors import ConflictError
 from memory.values import Content, SourceId
 from service.views import JobView, Remembered
 
-FINISHED = frozenset({"done", "failed", "cancelled"})
+FINISHED = frozenset({"done", "failed", "dead", "cancelled"})
 
 
 async def remember_one(

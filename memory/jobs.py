@@ -1,11 +1,14 @@
 """Jobs: the row is the truth, the broker's message only wakes a worker.
 
 A worker claims a job by a conditional update that gives it a lease and a token; whoever comes
-later with an older token changes nothing. A lease that ran out may be claimed again.
+later with an older token changes nothing. A lease that ran out may be claimed again. Whose turn it is
+goes by tenant: none waits for another's bulk load. What fails time and again is dead: kept, with its
+reason, until somebody has it tried again.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +25,10 @@ MAX_ATTEMPTS = 5
 BACKOFF_SECONDS = (1, 5, 30, 120)
 NEVER_GIVEN_UP = frozenset({"forget"})
 """Kinds that are tried again for as long as it takes, where a retry may help at all."""
+FIRST = "forget"
+"""A tenant's jobs of this kind come before its others."""
+OPEN = ("queued", "running")
+TO_RETRY = ("failed", "dead", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,8 @@ class Jobs:
         self.database = database
         self.clock = clock
         self.new_id = new_id
+        self._turns = itertools.count(1)
+        self._served: dict[str, int] = {}
 
     def add(
         self, connection: sa.Connection, tenant_id: TenantId, kind: str, targets: Sequence[str]
@@ -121,22 +130,51 @@ class Jobs:
         return claimed[0] if claimed else None
 
     def claim_batch(self, tenant_id: TenantId, kind: str, limit: int) -> list[Job]:
-        """Lease up to ``limit`` jobs of one kind and tenant, oldest first."""
-        return self._claim(sa.and_(jobs.c.tenant_id == tenant_id, jobs.c.kind == kind), limit)
+        """Lease up to ``limit`` jobs of one kind and tenant that were never tried, oldest first.
+
+        One that ended its worker would otherwise take its batch with it again and again.
+        """
+        mine = sa.and_(jobs.c.tenant_id == tenant_id, jobs.c.kind == kind, jobs.c.attempts == 0)
+        return self._claim(mine, limit)
+
+    def claim_next(self) -> Job | None:
+        """Lease the job whose turn it is, or return ``None`` when none is due.
+
+        The tenant with the least work under way comes first, then the one served longest ago; of its
+        jobs forget requests come first, then the oldest.
+        """
+        now = self.clock()
+        with self.database.read() as connection:
+            number, oldest = sa.func.count().label("number"), sa.func.min(jobs.c.created_us).label("oldest")
+            waiting = connection.execute(
+                sa.select(jobs.c.tenant_id, oldest).where(_due(now)).group_by(jobs.c.tenant_id)
+            ).all()
+            under_way = connection.execute(
+                sa.select(jobs.c.tenant_id, number)
+                .where(jobs.c.status == "running", jobs.c.lease_until_us >= now)
+                .group_by(jobs.c.tenant_id)
+            )
+            busy = {row.tenant_id: row.number for row in under_way}
+        served = self._served
+        turns = [
+            (busy.get(r.tenant_id, 0), served.get(r.tenant_id, 0), r.oldest, r.tenant_id) for r in waiting
+        ]
+        for *_, tenant_id in sorted(turns):
+            claimed = self._claim(jobs.c.tenant_id == tenant_id, 1)
+            if claimed:
+                served[tenant_id] = next(self._turns)
+                return claimed[0]
+        return None
 
     def _claim(self, which: sa.ColumnElement[bool], limit: int) -> list[Job]:
         now, token = self.clock(), self.new_id()
-        free = sa.or_(
-            jobs.c.status == "queued",
-            sa.and_(jobs.c.status == "running", jobs.c.lease_until_us < now),
-        )
-        due = sa.and_(free, jobs.c.not_before_us <= now, which)
         with self.database.write() as connection:
+            self._give_up(connection, sa.and_(_due(now), which))
             ids = list(
                 connection.scalars(
                     sa.select(jobs.c.id)
-                    .where(due)
-                    .order_by(jobs.c.created_us, jobs.c.id)
+                    .where(_due(now), which)
+                    .order_by(jobs.c.kind != FIRST, jobs.c.created_us, jobs.c.id)
                     .limit(limit)
                     .with_for_update(skip_locked=True)
                 )
@@ -158,6 +196,13 @@ class Jobs:
             )
             return [_job(row) for row in rows]
 
+    def _give_up(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+        """Bury jobs that were claimed too often without ever coming to an end."""
+        hopeless = sa.and_(which, jobs.c.attempts >= MAX_ATTEMPTS, jobs.c.kind.not_in(sorted(NEVER_GIVEN_UP)))
+        connection.execute(
+            jobs.update().where(hopeless).values(status="dead", lease_token=None, error=_ENDED_ITS_WORKER)
+        )
+
     def extend(self, claimed: Sequence[Job], progress: float | None = None) -> None:
         """Renew the leases (a heartbeat), and say how far the work is (0..1)."""
         values: dict[str, object] = {"lease_until_us": self.clock() + LEASE_SECONDS * 1_000_000}
@@ -176,7 +221,10 @@ class Jobs:
             for job in claimed:
                 again = retry and (job.kind in NEVER_GIVEN_UP or job.attempts < MAX_ATTEMPTS)
                 if not again:
-                    self.refuse(connection, job, error)
+                    ended = "dead" if retry else "failed"
+                    self._update(
+                        connection, [job], {"status": ended, "error": dict(error), "lease_token": None}
+                    )
                     continue
                 pause = BACKOFF_SECONDS[min(job.attempts, len(BACKOFF_SECONDS)) - 1]
                 values = {
@@ -189,7 +237,7 @@ class Jobs:
 
     def retry_failed(self, connection: sa.Connection, kind: str, tenant_id: TenantId | None = None) -> None:
         """Queue every failed job of a kind once more, of one tenant where asked."""
-        which = (jobs.c.kind == kind) & (jobs.c.status == "failed")
+        which = (jobs.c.kind == kind) & jobs.c.status.in_(("failed", "dead"))
         if tenant_id is not None:
             which &= jobs.c.tenant_id == tenant_id
         connection.execute(jobs.update().where(which).values(status="queued", not_before_us=0))
@@ -198,12 +246,24 @@ class Jobs:
         """Mark a job failed for good, inside the transaction that takes back what it was for."""
         self._update(connection, [job], {"status": "failed", "error": dict(error), "lease_token": None})
 
+    def retry(self, connection: sa.Connection, job: Job) -> bool:
+        """Queue a job that has ended without success once more; say whether it was such a one."""
+        mine = (jobs.c.id == job.id) & jobs.c.status.in_(TO_RETRY)
+        again = {"status": "queued", "attempts": 0, "not_before_us": 0, "progress": 0.0}
+        return connection.execute(jobs.update().where(mine).values(**again)).rowcount > 0
+
+    def cancel(self, connection: sa.Connection, job: Job) -> bool:
+        """Cancel a job that has not ended; say whether it had not. Its worker's token is void from now on."""
+        mine = (jobs.c.id == job.id) & jobs.c.status.in_(OPEN)
+        gone = {"status": "cancelled", "lease_token": None}
+        return connection.execute(jobs.update().where(mine).values(**gone)).rowcount > 0
+
     def cancel_targets(self, connection: sa.Connection, targets: Sequence[str]) -> None:
         """Cancel what is still to be done for these targets: their entries were forgotten."""
         for chunk in chunked(targets):
             connection.execute(
                 jobs.update()
-                .where(jobs.c.target.in_(chunk), jobs.c.status.in_(("queued", "running")))
+                .where(jobs.c.target.in_(chunk), jobs.c.status.in_(OPEN))
                 .values(status="cancelled", lease_token=None)
             )
 
@@ -212,15 +272,7 @@ class Jobs:
         now = self.clock()
         with self.database.read() as connection:
             ids = connection.scalars(
-                sa.select(jobs.c.id)
-                .where(
-                    sa.or_(
-                        sa.and_(jobs.c.status == "queued", jobs.c.not_before_us <= now),
-                        sa.and_(jobs.c.status == "running", jobs.c.lease_until_us < now),
-                    )
-                )
-                .order_by(jobs.c.created_us)
-                .limit(limit)
+                sa.select(jobs.c.id).where(_due(now)).order_by(jobs.c.created_us).limit(limit)
             )
             return [JobId(i) for i in ids]
 
@@ -239,7 +291,7 @@ class Jobs:
     def count_open(self, tenant_id: TenantId | None = None) -> dict[str, int]:
         """Return how many jobs are queued or running, by kind."""
         number = sa.func.count().label("number")
-        query = sa.select(jobs.c.kind, number).where(jobs.c.status.in_(("queued", "running")))
+        query = sa.select(jobs.c.kind, number).where(jobs.c.status.in_(OPEN))
         if tenant_id is not None:
             query = query.where(jobs.c.tenant_id == tenant_id)
         with self.database.read() as connection:
@@ -269,6 +321,21 @@ class Jobs:
                 .where(jobs.c.id == job.id, jobs.c.lease_token == job.lease_token)
                 .values(**values)
             )
+
+
+_ENDED_ITS_WORKER: dict[str, JsonValue] = {
+    "type": "about:blank",
+    "title": "WorkerLostError",
+    "detail": f"{MAX_ATTEMPTS} workers ended while at it, or did not come to an end",
+}
+
+
+def _due(now_us: int) -> sa.ColumnElement[bool]:
+    """Say what may be claimed: what waits and need not wait longer, and what a worker let lie."""
+    return sa.or_(
+        sa.and_(jobs.c.status == "queued", jobs.c.not_before_us <= now_us),
+        sa.and_(jobs.c.status == "running", jobs.c.lease_until_us < now_us),
+    )
 
 
 def _job(row: sa.Row[tuple[object, ...]]) -> Job:

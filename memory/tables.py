@@ -110,7 +110,7 @@ jobs = sa.Table(
     sa.Column("lease_until_us", sa.BigInteger, nullable=False),
     sa.Column("not_before_us", sa.BigInteger, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
-    sa.Index(None, "status", "kind", "created_us"),
+    sa.Index(None, "status", "tenant_id", "created_us"),
     sa.Index(None, "tenant_id", "created_us"),
     sa.Index(None, "target"),
 )

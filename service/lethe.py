@@ -100,7 +100,7 @@ class Lethe:
             self.kernel.jobs.release_all()
             self._destroy_keys(self._find_orphan_keys())
         self.indexes.open_all()
-        self.waker.start(self.work.run, self.kernel.jobs.list_due)
+        self.waker.start(self.work.run_next, self.kernel.jobs.list_due)
         self._resume()
         if self.load_reader is not None:
             self.load_reader.start()
@@ -141,7 +141,7 @@ class Lethe:
         A forget request that failed is tried again: what it denied stays hidden, but is not gone yet.
         """
         for tenant_id in self.kernel.list_tenants():
-            with self.kernel.database.write() as connection:
+            with self.kernel.database.write(alone=tenant_id) as connection:
                 if self._lacks_derived(connection, tenant_id):
                     self.kernel.jobs.add_once(connection, tenant_id, REBUILD)
         self._queue_unfinished_forgets()
@@ -149,7 +149,7 @@ class Lethe:
             self.waker.wake(job_id)
 
     def _queue_unfinished_forgets(self) -> None:
-        with self.kernel.database.write() as connection:
+        with self.kernel.database.write(alone="unfinished forgets") as connection:
             unfinished = connection.execute(
                 sa.select(forgets.c.id, forgets.c.tenant_id).where(forgets.c.state != "certified")
             ).all()
@@ -217,6 +217,16 @@ class Lethe:
         while (view := self.get_job(tenant_id, job_id)).status in OPEN and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         return view
+
+    def retry_job(self, tenant_id: TenantId, job_id: str) -> JobView:
+        """Have a job that ended without success done once more."""
+        self.work.retry(self.kernel.jobs.get(tenant_id, job_id))
+        return self.get_job(tenant_id, job_id)
+
+    def cancel_job(self, tenant_id: TenantId, job_id: str) -> JobView:
+        """Cancel a job that has not ended, and take back the content it was for."""
+        self.work.cancel(self.kernel.jobs.get(tenant_id, job_id))
+        return self.get_job(tenant_id, job_id)
 
     def list_jobs(self, tenant_id: TenantId, *, cursor: str | None, limit: int) -> Page[JobView]:
         """Return a page of jobs, newest first."""

@@ -162,6 +162,6 @@ def _unchanged(
     """Return the acknowledgement of what is there already; work that failed is queued once more."""
     newest = versions[-1]
     job = kernel.jobs.find_by_target(connection, tenant_id, INGEST, newest.id)
-    if job is None or job.status in ("failed", "cancelled"):
+    if job is None or job.status in ("failed", "dead", "cancelled"):
         job = kernel.jobs.add(connection, tenant_id, INGEST, [newest.id])[0]
     return Remembered(newest.source_id, len(versions), view_job(job), unchanged=True)

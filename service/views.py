@@ -10,7 +10,9 @@ from typing import Generic, Literal, TypeVar
 from memory.values import EntryId, ForgetId, JobId, JsonValue, PassageId, Place, SourceId, TenantId
 
 Role = Literal["read", "write", "forget", "admin"]
-JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+JobStatus = Literal["queued", "running", "done", "failed", "dead", "cancelled"]
+"""``failed``: refused for good. ``dead``: given up after several tries; it may be tried again."""
+
 ForgetState = Literal[
     "previewed", "fenced", "erasing", "folding", "verifying", "purging", "certified", "failed"
 ]

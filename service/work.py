@@ -12,10 +12,10 @@ import structlog
 
 from memory.database import chunked
 from memory.digest import digest_content
-from memory.errors import InvalidInputError, LetheError, UnavailableError
+from memory.errors import ConflictError, InvalidInputError, LetheError, UnavailableError
 from memory.jobs import Job
 from memory.journal import delete_entries, get_content, list_entry_ids, record_changes
-from memory.kernel import Kernel, find_denied
+from memory.kernel import Kernel, find_denied, find_entries
 from memory.ledger import add_edges, delete, drop_edges_from, list_artifacts, put
 from memory.ports import Parser
 from memory.values import Content, EntryId, JobId, JsonValue, TenantId
@@ -59,7 +59,13 @@ class Work:
 
     def run(self, job_id: str) -> None:
         """Do a job if it is still to be done; whatever happens is written on its row."""
-        job = self.kernel.jobs.claim(job_id)
+        self._do(self.kernel.jobs.claim(job_id))
+
+    def run_next(self, _message: str = "") -> None:
+        """Do the job whose turn it is. A worker's message says that there is work, not which."""
+        self._do(self.kernel.jobs.claim_next())
+
+    def _do(self, job: Job | None) -> None:
         if job is None:
             return
         with keep_leased(self.kernel.jobs, [job]):
@@ -82,7 +88,8 @@ class Work:
 
     def _ingest_with_others(self, job: Job) -> None:
         """Ingest the claimed entry together with others of its tenant that are waiting."""
-        others = self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1)
+        first = job.attempts == 1  # by itself, when it may have ended a worker before
+        others = self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1) if first else []
         batch = [job, *others]
         with keep_leased(self.kernel.jobs, others):
             error = _attempt(lambda: self._ingest(job.tenant_id, batch))
@@ -161,6 +168,29 @@ class Work:
             delete_entries(connection, tenant_id, [entry_id])
             self.kernel.jobs.refuse(connection, job, _problem(error))
         self.kernel.vault.destroy_keys(tenant_id, [entry_id])
+
+    def retry(self, job: Job) -> None:
+        """Have a job that ended without success done once more; ``ConflictError`` when it did not."""
+        with self.kernel.database.write(alone=job.tenant_id) as connection:
+            if job.kind == INGEST and not find_entries(connection, job.tenant_id, [EntryId(job.target)]):
+                raise ConflictError("the content was taken back; send it again")
+            if not self.kernel.jobs.retry(connection, job):
+                raise ConflictError(f"the job is {job.status}: there is nothing to try again")
+        self.wake(job.id)
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a job that has not ended, and take back the content it was for.
+
+        ``ConflictError`` for one that has ended, and for a forget request: what it denied stays denied.
+        """
+        if job.kind == FORGET:
+            raise ConflictError("a forget request cannot be cancelled: what it denied is hidden already")
+        entry_ids = [EntryId(job.target)] if job.kind == INGEST else []
+        with self.kernel.database.write(alone=job.tenant_id) as connection:
+            if not self.kernel.jobs.cancel(connection, job):
+                raise ConflictError(f"the job is {job.status}: there is nothing to cancel")
+            delete_entries(connection, job.tenant_id, entry_ids)
+        self.kernel.vault.destroy_keys(job.tenant_id, entry_ids)
 
     def _fold(self, job: Job) -> None:
         if not fold_topics(self.kernel, self.indexes, job.tenant_id):

@@ -1,7 +1,7 @@
 """A Celery worker inside this process, and the sweeper that makes up for lost messages.
 
-The laptop's way: one process holds the API, the models and the worker, because SQLite's fence is a
-lock of one process. The same task runs under ``celery worker`` where the database is a server.
+On a laptop it shares the process with the API, because SQLite's fence is a lock of one process. Where
+database and broker are servers, ``lethe worker`` runs it by itself, on as many hosts as wanted.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from memory.errors import UnavailableError
-from workers.app import make_app, send
 from workers.broker import EmbeddedBroker
+from workers.sender import Sender
 
 SWEEP_SECONDS = 5.0
 SWEEP_LIMIT = 8
@@ -28,12 +26,8 @@ STOP_SECONDS = 60.0
 log = structlog.get_logger()
 
 
-class EmbeddedWorker:
-    """Broker (unless one is given), worker threads and sweeper, started and stopped together.
-
-    It is the service's ``Waker``: ``wake`` sends a job's id. A message that cannot be sent is no
-    failure, for the sweeper sends what is due again.
-    """
+class EmbeddedWorker(Sender):
+    """Broker (unless one is given), worker threads and sweeper, started and stopped together."""
 
     def __init__(
         self,
@@ -44,12 +38,11 @@ class EmbeddedWorker:
         sweep_seconds: float = SWEEP_SECONDS,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        self._broker_url = broker_url
+        super().__init__(broker_url or (broker.url if broker else ""))
         self._broker = broker
         self._threads = threads
         self._sweep_seconds = sweep_seconds
         self._stall_seconds = stall_seconds
-        self._app: Celery | None = None
         self._controller: Any = None
         self._stopping = threading.Event()
         self._running: list[threading.Thread] = []
@@ -61,8 +54,6 @@ class EmbeddedWorker:
         """Start everything; returns once the broker answers."""
         if self._broker is not None:
             self._broker.start()
-        url = self._broker_url or (self._broker.url if self._broker else None)
-        assert url is not None, "either a broker or its URL is needed"
 
         def run(job_id: str) -> None:
             self._count(1)
@@ -71,7 +62,8 @@ class EmbeddedWorker:
             finally:
                 self._count(-1)
 
-        self._app = make_app(url, run)
+        super().start(run, list_due)
+        assert self._app is not None
         self._stopping.clear()
         self._count(0)
         self._running = [
@@ -112,17 +104,6 @@ class EmbeddedWorker:
         self._controller.stop(in_sighandler=False)
         self._count(0)
 
-    def wake(self, job_id: str) -> None:
-        """Tell a worker of a job."""
-        if self._app is None:
-            return
-        try:
-            send(self._app, job_id)
-        except (OperationalError, RedisError, OSError) as error:
-            log.warning(
-                "broker away; the sweeper will send the job", job_id=job_id, error=type(error).__name__
-            )
-
     def _sweep(self, list_due: Callable[[int], Sequence[str]]) -> None:
         while not self._stopping.wait(self._sweep_seconds):
             due = list_due(SWEEP_LIMIT)
@@ -153,8 +134,6 @@ class EmbeddedWorker:
             thread.join(timeout=STOP_SECONDS)
         self._running = []
         self._controller = None
-        if self._app is not None:
-            self._app.close()
-            self._app = None
+        super().stop()
         if self._broker is not None:
             self._broker.stop()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from memory.errors import ForbiddenError, ForgottenError, InvalidInputError, NotFoundError
+from memory.errors import ConflictError, ForbiddenError, ForgottenError, InvalidInputError, NotFoundError
 from memory.fence import InProcessFence, shared
 from memory.values import Content, EntryId, ForgetId, JobId, PassageId, SourceId, TenantId
 from service.views import (
@@ -143,6 +143,13 @@ class FakeLethe:
             if entry.job.id == job_id:
                 return entry.job
         raise NotFoundError("job", job_id)
+
+    def retry_job(self, tenant_id, job_id):
+        job = self.get_job(tenant_id, job_id)
+        raise ConflictError(f"the job is {job.status}: there is nothing to try again")
+
+    def cancel_job(self, tenant_id, job_id):
+        return replace(self.get_job(tenant_id, job_id), status="cancelled")
 
     def list_jobs(self, tenant_id, *, cursor, limit):
         self._fail()

@@ -126,19 +126,83 @@ def test_what_is_retried_waits_longer_each_time_and_then_is_dead(kernel: Kernel)
         ticks(kernel).pass_seconds(0.001)
         assert kernel.jobs.list_due(5) == [job.id]
     dead = kernel.jobs.get(TENANT, job.id)
-    assert (dead.status, dead.error) == ("failed", {"title": "away"})
+    assert (dead.status, dead.error) == ("dead", {"title": "away"})
     ticks(kernel).pass_seconds(10_000)
     assert kernel.jobs.list_due(5) == []
     assert kernel.jobs.claim(job.id) is None
 
 
-def test_what_is_not_retried_is_dead_at_once(kernel: Kernel) -> None:
+def test_what_is_not_retried_has_failed_at_once(kernel: Kernel) -> None:
     (job,) = add(kernel, "e")
     mine = kernel.jobs.claim(job.id)
     assert mine is not None
     kernel.jobs.fail([mine], {"title": "wrong"}, retry=False)
     assert status(kernel, job) == "failed"
     assert kernel.jobs.claim(job.id) is None
+
+
+def test_a_job_that_ends_its_workers_is_dead_and_a_forget_never_is(kernel: Kernel) -> None:
+    """A worker that is killed says nothing: only the number of claims tells."""
+    (poison,), (forget,) = add(kernel, "e"), add(kernel, "f", kind="forget", tenant=OTHER)
+    for _ in range(MAX_ATTEMPTS + 3):
+        kernel.jobs.claim(poison.id)
+        assert kernel.jobs.claim(forget.id) is not None
+        ticks(kernel).pass_seconds(LEASE_SECONDS + 1)
+    dead = kernel.jobs.get(TENANT, poison.id)
+    assert (dead.status, dead.attempts) == ("dead", MAX_ATTEMPTS)
+    assert dead.error is not None and "workers ended while at it" in str(dead.error["detail"])
+
+
+def test_what_was_tried_before_takes_no_others_with_it(kernel: Kernel) -> None:
+    made = add(kernel, "a", "b", "c")
+    assert kernel.jobs.claim(made[0].id) is not None
+    ticks(kernel).pass_seconds(LEASE_SECONDS + 1)
+    assert [job.id for job in kernel.jobs.claim_batch(TENANT, "ingest", 9)] == [job.id for job in made[1:]]
+
+
+def test_tenants_take_turns_and_forgets_come_first(kernel: Kernel) -> None:
+    """Without turns the small tenant would wait for all of the other's bulk load."""
+    bulk = add(kernel, *(f"e{i}" for i in range(20)))
+    ticks(kernel).pass_seconds(1)
+    (small,) = add(kernel, "x", tenant=OTHER)
+    (forget,) = add(kernel, "f", kind="forget")
+    order = []
+    for _ in range(4):
+        mine = kernel.jobs.claim_next()
+        assert mine is not None
+        order.append(mine.id)
+        finish(kernel, mine)
+    assert order == [forget.id, small.id, bulk[0].id, bulk[1].id]
+
+
+def test_the_tenant_with_less_under_way_comes_first(kernel: Kernel) -> None:
+    add(kernel, *(f"e{i}" for i in range(5)))
+    first = kernel.jobs.claim_next()
+    add(kernel, "x", "y", tenant=OTHER)
+    second, third, fourth = (kernel.jobs.claim_next() for _ in range(3))
+    held = [job.tenant_id for job in (first, second, third, fourth) if job is not None]
+    assert held == [TENANT, OTHER, TENANT, OTHER]
+    assert kernel.jobs.claim_next() is not None
+    for _ in range(3):
+        kernel.jobs.claim_next()
+    assert kernel.jobs.claim_next() is None
+
+
+def test_what_ended_badly_can_be_tried_again_and_what_waits_cancelled(kernel: Kernel) -> None:
+    bad, waiting, done = add(kernel, "a", "b", "c")
+    mine, ended = kernel.jobs.claim(bad.id), kernel.jobs.claim(done.id)
+    assert mine is not None and ended is not None
+    finish(kernel, ended)
+    kernel.jobs.fail([mine], {"title": "wrong"}, retry=False)
+    with kernel.database.write() as connection:
+        assert kernel.jobs.retry(connection, bad)
+        assert not kernel.jobs.retry(connection, waiting)
+        assert not kernel.jobs.retry(connection, done)
+        assert kernel.jobs.cancel(connection, waiting)
+        assert not kernel.jobs.cancel(connection, done)
+    again = kernel.jobs.claim(bad.id)
+    assert again is not None and again.attempts == 1
+    assert [status(kernel, job) for job in (waiting, done)] == ["cancelled", "done"]
 
 
 def test_work_for_what_was_forgotten_is_cancelled_even_while_it_runs(kernel: Kernel) -> None:

@@ -231,7 +231,7 @@ def test_what_failed_for_want_of_something_is_tried_again_and_only_so_often(
         tries += house.waker.drain()
         house.clock.now_us += 1_000 * SECOND
     assert tries == MAX_ATTEMPTS
-    assert house.lethe.get_job(TENANT, item.job.id).status == "failed"
+    assert house.lethe.get_job(TENANT, item.job.id).status == "dead"
 
 
 def test_telling_again_what_failed_queues_it_once_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,3 +346,45 @@ def test_sources_are_listed_by_kind_and_user_newest_first_in_pages(house: House)
         assert list_all("document", None, limit) == documents
         assert list_all("memory", "u1", limit) == [f"Memory {n} of the ferry." for n in (3, 1)]
     assert len(list_all("memory", None, 3)) == 5
+
+
+def test_a_job_that_is_cancelled_takes_its_content_back(house: House) -> None:
+    (told,) = house.lethe.remember(TENANT, [text_content("The ferry.", external_id="f")])
+    assert house.lethe.cancel_job(TENANT, told.job.id).status == "cancelled"
+    house.waker.drain()
+    assert house.found("ferry") == []
+    assert house.digest() == house.digest() and house.lethe.stats(TENANT)["entries"] == 0
+    assert house.lethe.kernel.vault.list_entry_ids(TENANT) == []
+    with pytest.raises(ConflictError, match="send it again"):
+        house.lethe.retry_job(TENANT, told.job.id)
+    with pytest.raises(ConflictError, match="nothing to cancel"):
+        house.lethe.cancel_job(TENANT, told.job.id)
+
+
+def test_a_forget_cannot_be_cancelled(house: House) -> None:
+    house.remember("Mara takes the ferry.", subjects=("person:mara",))
+    house.lethe.forget(TENANT, Scope(subjects=("person:mara",)), preview=False)
+    (job,) = [j for j in house.lethe.list_jobs(TENANT, cursor=None, limit=9).items if j.kind == "forget"]
+    with pytest.raises(ConflictError, match="hidden already"):
+        house.lethe.cancel_job(TENANT, job.id)
+
+
+def test_a_dead_job_is_done_once_more_when_asked(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dead: what it needs was away for too long. The content stays, and so does the reason."""
+    (told,) = house.lethe.remember(TENANT, [text_content("The ferry.")])
+    with monkeypatch.context() as away:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise UnavailableError("the encoder is away")
+
+        away.setattr("service.work.derive", refuse)
+        for _ in range(MAX_ATTEMPTS):
+            house.waker.drain()
+            house.clock.now_us += 1_000_000_000
+    dead = house.lethe.get_job(TENANT, told.job.id)
+    assert dead.status == "dead" and dead.error is not None and dead.error["detail"] == "the encoder is away"
+    assert house.waker.drain() == 0
+    assert house.lethe.retry_job(TENANT, told.job.id).status == "queued"
+    house.waker.drain()
+    assert house.lethe.get_job(TENANT, told.job.id).status == "done"
+    assert len(house.found("ferry")) == 1

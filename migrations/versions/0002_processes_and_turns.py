@@ -1,4 +1,4 @@
-"""Who searches, so that a forget knows whom to wait for"""
+"""Who searches, so that a forget knows whom to wait for; tenants take turns"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,8 +19,14 @@ def upgrade() -> None:
         sa.Column("until_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("process", "tenant_id", name=op.f("pk_searchers")),
     )
+    with op.batch_alter_table("jobs") as jobs:
+        jobs.drop_index("ix_jobs_status_kind_created_us")
+        jobs.create_index("ix_jobs_status_tenant_id_created_us", ["status", "tenant_id", "created_us"])
 
 
 def downgrade() -> None:
     """Take back."""
+    with op.batch_alter_table("jobs") as jobs:
+        jobs.drop_index("ix_jobs_status_tenant_id_created_us")
+        jobs.create_index("ix_jobs_status_kind_created_us", ["status", "kind", "created_us"])
     op.drop_table("searchers")
