@@ -135,6 +135,7 @@ class Lethe:
         """Let running work finish, then close everything."""
         self._started = False
         self.waker.stop()
+        self.work.parser.close()
         self.indexes.close()
         self.kernel.database.close()
         self.kernel.vault.close()
