@@ -17,7 +17,6 @@ from pathlib import Path
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
 from memory.parsed import dump_parsed
-from sources.archives import check_archive
 from sources.confinement import confine, limit_processor_time
 from sources.decoding import valid_text
 from sources.frames import MAX_FRAME_BYTES, Frame, receive, send
@@ -56,9 +55,7 @@ def _serve(connection: socket.socket, parser: SourceParser) -> None:
 
 def _read(parser: SourceParser, request: bytes) -> Frame:
     try:
-        content = pickle.loads(request)
-        check_archive(content.body)
-        parsed = parser.parse(content)
+        parsed = parser.parse(pickle.loads(request))
         if len(parsed.text) > MAX_CHARACTERS or len(parsed.passages) > MAX_PASSAGES:
             raise InvalidInputError(
                 f"it holds {len(parsed.text)} characters in {len(parsed.passages)} passages, more than "
@@ -69,7 +66,7 @@ def _read(parser: SourceParser, request: bytes) -> Frame:
             raise InvalidInputError("it holds too much text; send it in parts")
         return Frame(PARSED, payload)
     except UnsupportedMediaError as error:
-        told = {"media_type": valid_text(error.media_type), "supported": error.supported}
+        told = {"media_type": error.media_type, "supported": error.supported}
         return Frame(UNSUPPORTED, json.dumps(told).encode())
     except InvalidInputError as error:
         where = None if error.where is None else valid_text(error.where)
