@@ -376,12 +376,17 @@ def test_signals_to_stop_the_service_leave_its_readers_at_work(parser: GuardedPa
 
 
 def test_closing_ends_all_and_blames_no_file() -> None:
+    """Not even one whose first process was killed, and whose second is ended by the closing."""
     parser = GuardedParser(seconds=20, command=PROBING)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(ask, parser, "sleep", 20)
         wait_until(parser.list_process_ids)
-        time.sleep(1)
+        first = parser.list_process_ids()
+        time.sleep(1)  # until it reads
+        os.kill(first[0], signal.SIGKILL)
+        wait_until(lambda: parser.list_process_ids() not in ([], first))
         (process_id,) = parser.list_process_ids()
+        time.sleep(1)
         parser.close()
         with pytest.raises(UnavailableError):
             waiting.result()
