@@ -19,10 +19,13 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Parser(Protocol):
-    """Turns what came in into text with structure. Deterministic."""
+    """Turns what came in into text with structure. Deterministic; several threads may use it."""
 
     def parse(self, content: Content) -> Parsed:
         """Raise ``InvalidInputError`` (or a leaf of it) when the content cannot be read."""
+
+    def close(self) -> None:
+        """Let go of what is held, processes for one; nothing is parsed afterwards."""
 
 
 class Encoder(Protocol):

@@ -22,13 +22,14 @@ from memory.jobs import Job
 from memory.journal import EntryRow, get_content, iter_headers
 from memory.kernel import Kernel
 from memory.ledger import find_closure, iter_payloads
+from memory.parsed import load_parsed
 from memory.ports import Store
 from memory.tables import certificates, denied, entries, forgets
 from memory.values import Attributes, Content, EntryId, JsonValue, TenantId
 from service.index import Indexes
 from service.ingest import name_artifacts
 from service.metrics import certificate_seconds, fence_seconds
-from service.payloads import load_parsed, load_vectors
+from service.payloads import load_vectors
 from service.topics import fold_topics
 from service.views import ForgetView, Scope
 from unlearning.certificate import CertificatePayload, Counts, SigningKey, StoreResult, issue_certificate

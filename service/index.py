@@ -24,13 +24,14 @@ from memory.errors import CorruptionError
 from memory.journal import EntryRow, iter_headers
 from memory.kernel import Kernel, find_denied, get_position, list_changes
 from memory.ledger import artifact_name, iter_payloads, list_artifacts
+from memory.parsed import load_parsed
 from memory.ports import Encoder, Vectors
 from memory.tables import denied, forgets, manifests
 from memory.values import ArtifactName, Attributes, EntryId, JsonValue, TenantId
 from retrieval.segments import read_segment, write_segment
 from service.generation import Generation, Indexable
 from service.ingest import Recipes, name_artifacts
-from service.payloads import load_nodes, load_parsed, load_vectors
+from service.payloads import load_nodes, load_vectors
 from service.presence import Presence
 
 INDEX_FOLDER = "index"

@@ -13,10 +13,11 @@ from embedding.codes import encode_codes
 from memory.errors import LetheError
 from memory.kernel import Kernel
 from memory.ledger import Artifact, Recipe, artifact_name
+from memory.parsed import dump_parsed
 from memory.ports import Encoder, Parser, Vectors
 from memory.values import ArtifactName, Content, EntryId, JsonValue, Parsed, TenantId
 from retrieval.hierarchy import Sum, fold_nodes, unit
-from service.payloads import NodeOutline, dump_nodes, dump_parsed, dump_vectors
+from service.payloads import NodeOutline, dump_nodes, dump_vectors
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,7 @@ class Lethe:
         self.waker.stop()
         if self._tending is not None:
             self._tending.join()
+        self.work.parser.close()
         self.indexes.close()
         self.kernel.fence.close()
         self.kernel.database.close()

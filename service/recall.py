@@ -19,6 +19,7 @@ from memory.errors import InvalidInputError
 from memory.filters import compile_filter
 from memory.kernel import Kernel, find_denied, get_position
 from memory.ledger import iter_payloads
+from memory.parsed import load_parsed
 from memory.ports import Encoder
 from memory.values import EntryId, JsonValue, Parsed, PassageId, TenantId
 from retrieval.distinct import distinct
@@ -27,7 +28,6 @@ from service.generation import SECTION, SOURCE, Generation, State, filter_entrie
 from service.index import Indexes
 from service.ingest import name_artifacts
 from service.metrics import observe_stages
-from service.payloads import load_parsed
 from service.views import Recalled, RecallHit, Span
 
 MAX_LIMIT = 200

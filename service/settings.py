@@ -47,6 +47,19 @@ class Settings(BaseSettings):
     port: int = 8700
     max_body_bytes: int = 32 * 1024 * 1024
     worker_threads: int = 2
+    parse_seconds: int = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="processor time a document may take to read, besides 2 s for every MiB of it; "
+        "by the clock twice that",
+    )
+    parse_memory_bytes: int = Field(
+        default=2 * 1024**3, ge=256 * 1024**2, description="address space of a process that reads documents"
+    )
+    parse_processes: int = Field(
+        default=2, ge=1, le=256, description="processes that read documents, at most; begun when needed"
+    )
     torch_threads: int | None = Field(
         default=None, description="CPU threads of the models; default: torch's own choice"
     )

@@ -20,7 +20,7 @@ from memory.errors import ConflictError, CorruptionError
 from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
-from memory.ports import Encoder, Reader
+from memory.ports import Encoder, Parser, Reader
 from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
@@ -37,7 +37,7 @@ from service.recall import Recaller
 from service.settings import Settings
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
 from service.work import Work
-from sources.parse import SourceParser
+from sources.guard import GuardedParser
 from unlearning.certificate import SigningKey
 from unlearning.forget import Purge
 
@@ -144,15 +144,24 @@ def make_reader(
     return switching, switching
 
 
+def _make_parser(settings: Settings) -> Parser:
+    return GuardedParser(
+        seconds=settings.parse_seconds,
+        memory_bytes=settings.parse_memory_bytes,
+        processes=settings.parse_processes,
+    )
+
+
 def build(
     settings: Settings,
     waker: Waker,
     *,
     encoder: Encoder | None = None,
     reader: Reader | None = None,
+    parser: Parser | None = None,
     kernel: Kernel | None = None,
 ) -> Lethe:
-    """Wire a service. Encoder, reader and kernel may be given, as tests do."""
+    """Wire a service. Encoder, reader, parser and kernel may be given, as tests do."""
     kernel = kernel or build_kernel(settings)
     store = ModelStore(settings.models_cache)
     encoder = encoder or load_encoder(settings, store)
@@ -186,7 +195,7 @@ def build(
         recaller=recaller,
         answerer=Answerer(kernel, recaller, reader),
         forgetting=forgetting,
-        work=Work(kernel, indexes, forgetting, SourceParser(), waker.wake),
+        work=Work(kernel, indexes, forgetting, parser or _make_parser(settings), waker.wake),
         waker=waker,
         stores=(*derived, *truth, ControlFiles()),
         load_reader=loader,

@@ -34,6 +34,7 @@ _MAGIC = (
 )
 _NEWLINES = re.compile("\r\n?|[\v\f]")
 _UNWANTED = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
+_INVALID = re.compile("[\x00\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _TEXT_CHARSET = re.compile(
     r"ascii|utf-(8|16|32)(-[lb]e)?|cp(125\d|866|874|932|949|950)|iso8859-\d+|koi8-[ru]|mac-roman"
@@ -57,6 +58,16 @@ def decode_text(body: bytes, charset: str | None = None) -> tuple[str, list[str]
 def clean_text(text: str) -> str:
     """Return ``text`` with line feeds as its only newlines and without unwanted characters."""
     return _UNWANTED.sub("", _NEWLINES.sub("\n", text))
+
+
+def valid_text(text: str) -> str:
+    """Return ``text`` with U+FFFD for what UTF-8 or a database cannot hold: lone surrogates and NUL.
+
+    One character stands for one, so that spans stay true.
+    """
+    if text.isascii() and "\x00" not in text:
+        return text
+    return _INVALID.sub("\ufffd", text)
 
 
 def _decode(body: bytes, charset: str | None) -> tuple[str, list[str]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePath
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
 from memory.values import MESSAGES_MEDIA_TYPE, Content, Parsed
 from sources.chat import extract_json, extract_json_lines, extract_messages
+from sources.decoding import valid_text
 from sources.html import extract_html
 from sources.markdown import extract_markdown
-from sources.outline import Extracted
+from sources.outline import Block, Extracted
 from sources.passages import split
 from sources.pdf import extract_pdf
 from sources.text import extract_text
@@ -69,13 +71,17 @@ class SourceParser:
         extract = _FORMATS.get(media_type)
         if extract is None:
             raise UnsupportedMediaError(content.media_type, SUPPORTED_MEDIA_TYPES)
-        extracted = extract(content.body, charset)
+        extracted = _valid(extract(content.body, charset))
         attributes = content.attributes
         title = attributes.title or extracted.title or _stem(content.filename)
+        title = None if title is None else valid_text(title)
         parsed = split(extracted, title=title, occurred_at=attributes.occurred_at)
         if not parsed.passages:
             raise InvalidInputError("there is no text in it")
         return parsed
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
 
 
 def guess_media_type(filename: str | None, head: bytes) -> str:
@@ -106,6 +112,25 @@ def _sniff(head: bytes) -> str:
     if start.startswith(b"[") and start[1:].lstrip()[:1] in (b"{", b"]"):
         return "application/json"
     return "text/plain"
+
+
+def _valid(extracted: Extracted) -> Extracted:
+    """Return the same with valid Unicode in every string, whatever the format let through."""
+    return replace(
+        extracted,
+        text=valid_text(extracted.text),
+        blocks=tuple(map(_valid_block, extracted.blocks)),
+        headings=tuple(replace(each, label=valid_text(each.label)) for each in extracted.headings),
+        title=None if extracted.title is None else valid_text(extracted.title),
+        warnings=tuple(map(valid_text, extracted.warnings)),
+    )
+
+
+def _valid_block(block: Block) -> Block:
+    if block.turn is None:
+        return block
+    turn = replace(block.turn, id=valid_text(block.turn.id), speaker=valid_text(block.turn.speaker))
+    return replace(block, turn=turn)
 
 
 def _media_type(told: str) -> tuple[str, str | None]:

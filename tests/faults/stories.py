@@ -15,10 +15,11 @@ import numpy.typing as npt
 from embedding.encoder import TextEncoder
 from memory.digest import digest_content
 from memory.ledger import iter_payloads
+from memory.parsed import load_parsed
 from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, SourceId, TenantId
 from service.index import Indexes
 from service.ingest import name_artifacts
-from service.payloads import load_parsed, load_vectors
+from service.payloads import load_vectors
 from service.topics import fold_topics
 from service.views import Scope
 from tests.service.harness import House

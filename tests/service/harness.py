@@ -11,6 +11,7 @@ from reader.extractive import ExtractiveReader
 from service.lethe import Lethe
 from service.settings import Settings
 from service.wiring import build, build_kernel
+from sources.parse import SourceParser
 
 TENANT = TenantId("default")
 
@@ -71,7 +72,12 @@ class House:
     """One service and what drives it."""
 
     def __init__(
-        self, data: Path, encoder: Encoder, reader: Reader | None = None, **settings: object
+        self,
+        data: Path,
+        encoder: Encoder,
+        reader: Reader | None = None,
+        guarded: bool = False,
+        **settings: object,
     ) -> None:
         self.data = data
         self.encoder = encoder
@@ -79,13 +85,20 @@ class House:
         self.ids = Ids()
         self.settings = Settings(data=data, reader="extractive", **settings)  # type: ignore[arg-type]
         self.reader = reader or ExtractiveReader(encoder)
+        # In this process by default: most houses stand too short a time to begin another for.
+        self.guarded = guarded
         self.open()
 
     def open(self) -> None:
         self.waker = StepWaker()
         kernel = build_kernel(self.settings, clock=self.clock, new_id=self.ids)
         self.lethe: Lethe = build(
-            self.settings, self.waker, encoder=self.encoder, reader=self.reader, kernel=kernel
+            self.settings,
+            self.waker,
+            encoder=self.encoder,
+            reader=self.reader,
+            parser=None if self.guarded else SourceParser(),
+            kernel=kernel,
         )
         self.lethe.start()
 

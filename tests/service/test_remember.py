@@ -202,6 +202,9 @@ class Flawed:
             raise self.error
         return self.whole.parse(content)
 
+    def close(self) -> None:
+        self.whole.close()
+
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("poison text in a message"), LetheError("told")])
 def test_one_spoilt_entry_does_not_take_its_batch_with_it(house: House, error: Exception) -> None:

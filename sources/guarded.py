@@ -1,0 +1,93 @@
+"""The process that parses: ``python -m sources.guarded MEMORY_BYTES``, its standard input a socket.
+
+It reads contents from the socket one after another and answers with what the parser made of each. The
+service is trusted, so a request is a pickle; the answer is JSON, for who has read a hostile file is not.
+It imports parsers and the kernel's values, and nothing that computes with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from memory.errors import InvalidInputError, UnsupportedMediaError
+from memory.parsed import dump_parsed
+from sources.confinement import confine, limit_processor_time
+from sources.decoding import valid_text
+from sources.frames import MAX_FRAME_BYTES, Frame, receive, send
+from sources.parse import SourceParser
+
+READY, CONTENT = b"r", b"c"
+PARSED, INVALID, UNSUPPORTED, OUT_OF_MEMORY, FAILED = b"p", b"i", b"u", b"m", b"f"
+
+MAX_CHARACTERS = 64 * 1024 * 1024
+MAX_PASSAGES = 200_000
+
+
+def main() -> None:
+    """Confine this process, then serve until the other side closes."""
+    # The service decides when this ends; a signal to its whole group must not cost a document.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connection = socket.socket(fileno=0)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    confine(int(sys.argv[1]))
+    # From here on there is content, and native code might print it.
+    os.dup2(quiet, 2)
+    _serve(connection, SourceParser())
+
+
+def _serve(connection: socket.socket, parser: SourceParser) -> None:
+    send(connection, Frame(READY))
+    while True:
+        try:
+            request = receive(connection)
+        except EOFError:
+            return
+        limit_processor_time(request.number)
+        send(connection, _read(parser, request.payload))
+
+
+def _read(parser: SourceParser, request: bytes) -> Frame:
+    try:
+        parsed = parser.parse(pickle.loads(request))
+        if len(parsed.text) > MAX_CHARACTERS or len(parsed.passages) > MAX_PASSAGES:
+            raise InvalidInputError(
+                f"it holds {len(parsed.text)} characters in {len(parsed.passages)} passages, more than "
+                f"{MAX_CHARACTERS} or {MAX_PASSAGES}; send it in parts"
+            )
+        payload = dump_parsed(parsed)
+        if len(payload) > MAX_FRAME_BYTES:
+            raise InvalidInputError("it holds too much text; send it in parts")
+        return Frame(PARSED, payload)
+    except UnsupportedMediaError as error:
+        told = {"media_type": error.media_type, "supported": error.supported}
+        return Frame(UNSUPPORTED, json.dumps(told).encode())
+    except InvalidInputError as error:
+        where = None if error.where is None else valid_text(error.where)
+        return Frame(INVALID, json.dumps({"what": valid_text(error.what), "where": where}).encode())
+    except MemoryError:
+        return Frame(OUT_OF_MEMORY)
+    except Exception as error:  # noqa: BLE001
+        # The edge of this process: one file that a parser did not foresee must not end it.
+        return Frame(FAILED, json.dumps({"what": _place(error)}).encode())
+
+
+def _place(error: Exception) -> str:
+    """Say what failed and where in the code, without a word of the content."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    path = Path(trace.tb_frame.f_code.co_filename)
+    return f"{type(error).__name__} in {path.parent.name}/{path.name}, line {trace.tb_lineno}"
+
+
+if __name__ == "__main__":
+    main()
