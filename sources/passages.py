@@ -36,13 +36,13 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """A block, or a part of one that was too long; ``continued`` when it is not the first part."""
+    """A block, or a part of one that was too long, with the place of that part."""
 
     start: int
     end: int
     block: Block
     section: int
-    continued: bool
+    place: Place | None
 
 
 @dataclass(slots=True)
@@ -105,11 +105,27 @@ def _units(text: str, extracted: Extracted) -> list[_Unit]:
     for block in _without_gaps(text, extracted.blocks):
         section = bisect_right(starts, block.start)
         parts = _cut(text, (block.start, block.end), block.kind, MAX_SIZE - min(heading_size, MAX_SIZE // 4))
-        units.extend(_Unit(*part, block, section, index > 0) for index, part in enumerate(parts))
+        places = _places(text, block, parts)
+        units.extend(_Unit(*part, block, section, place) for part, place in zip(parts, places, strict=True))
         heading_size = (
             heading_size + measure(text[block.start : block.end]) + 2 if block.kind == "heading" else 0
         )
     return units
+
+
+def _places(text: str, block: Block, parts: Sequence[Span]) -> Iterator[Place | None]:
+    """Yield each part's place: the rows or lines it holds, or else the whole block's place."""
+    place = block.place
+    if place is None or place.kind not in ("row", "line"):
+        yield from (place for _ in parts)
+        return
+    position, number = block.start, place.first
+    for start, end in parts:
+        number += text.count("\n", position, start)
+        first = min(number, place.last)
+        number += text.count("\n", start, end)
+        position = end
+        yield Place(place.kind, first, min(number, place.last))
 
 
 def _without_gaps(text: str, blocks: Sequence[Block]) -> Iterator[Block]:
@@ -227,7 +243,7 @@ def _joins(text: str, piece: _Piece, unit: _Unit, sections: Sequence[Section]) -
         return piece.only_heading and _common(sections, last.section, unit.section) == last.section
     if piece.only_heading or measure(text[piece.start : piece.end]) < TINY_SIZE:
         return True
-    return size <= TARGET_SIZE and _on_one_leaf(last.block.place, unit.block.place)
+    return size <= TARGET_SIZE and _on_one_leaf(last.place, unit.place)
 
 
 def _merge_tiny(text: str, pieces: list[_Piece], sections: Sequence[Section]) -> list[_Piece]:
@@ -247,6 +263,8 @@ def _may_merge(text: str, before: _Piece, after: _Piece, sections: Sequence[Sect
     if not (tiny_before or tiny_after):
         return False
     left, right = before.units[-1].section, after.units[0].section
+    if left != right and _counts_rows(before) and _counts_rows(after):
+        return False  # each sheet counts its own rows
     if left == right:
         return measure(text[before.start : after.end]) <= MAX_SIZE
     opens_section = after.only_heading or (
@@ -256,6 +274,10 @@ def _may_merge(text: str, before: _Piece, after: _Piece, sections: Sequence[Sect
         return False
     related = _common(sections, left, right) in (left, right, sections[right].parent)
     return related and measure(text[before.start : after.end]) <= TARGET_SIZE
+
+
+def _counts_rows(piece: _Piece) -> bool:
+    return any(unit.place is not None and unit.place.kind == "row" for unit in piece.units)
 
 
 def _path(sections: Sequence[Section], index: int) -> list[int]:
@@ -289,7 +311,7 @@ def _passage(
     lines = [_path_line(title, heading)]
     if turns:
         lines.append(_turns_line(dict.fromkeys(turn.speaker for turn in turns), first_at or occurred_at))
-    lines.append(_table_header(text, piece.units[0]))
+    lines.append(_table_header(text, piece))
     return Passage(
         start=piece.start,
         end=piece.end,
@@ -310,8 +332,10 @@ def _on_one_leaf(before: Place | None, after: Place | None) -> bool:
 
 
 def _place(piece: _Piece) -> Place | None:
-    told = [unit.block.place for unit in piece.units if unit.block.place is not None]
-    return Place(told[0].kind, told[0].first, max(place.last for place in told)) if told else None
+    told = [unit.place for unit in piece.units if unit.place is not None]
+    if not told:
+        return None
+    return Place(told[0].kind, min(place.first for place in told), max(place.last for place in told))
 
 
 def _path_line(title: str | None, heading: tuple[str, ...]) -> str:
@@ -325,7 +349,8 @@ def _turns_line(speakers: dict[str, None], at: datetime | None) -> str:
     return names if at is None else f"{at.date().isoformat()} {names}"
 
 
-def _table_header(text: str, unit: _Unit) -> str:
-    if not unit.continued or unit.block.header_end <= unit.block.start:
-        return ""
-    return text[unit.block.start : unit.block.header_end].strip()[:MAX_HEADER_CHARACTERS]
+def _table_header(text: str, piece: _Piece) -> str:
+    """Return the header row of the table that the piece goes on with, unless it holds that row."""
+    headers = (unit.block.header for unit in piece.units if unit.block.header is not None)
+    start, end = next(headers, (0, 0))
+    return text[start:end].strip()[:MAX_HEADER_CHARACTERS] if end <= piece.start else ""

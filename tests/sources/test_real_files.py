@@ -2,22 +2,12 @@
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 
 from memory.errors import InvalidInputError, LetheError
 from memory.values import Passage
-from tests.sources.checks import parse, texts
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
-
-
-def data(*parts: str) -> Path:
-    path = DATA.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"{'/'.join(parts)} is not among the shared data here")
-    return path
+from tests.sources.checks import data, parse, texts
 
 
 def test_wikipedia_keeps_the_article_alone() -> None:
