@@ -21,10 +21,10 @@ MAX_NAME = 100
 
 _WORDS = (
     r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|unsafe|sealed|open"
-    r"|override|virtual|inline|extern(?:\s+\"C\")?|pub(?:\([\w:]+\))?|data|partial|declare|suspend|const)\s+)*"
+    r"|override|virtual|inline|extern(?:\s+\"C\")?|pub(?:\([\w:]+\))?|data|partial|declare|suspend|const)\s+)*+"
 )
 _DEFINITION = re.compile(
-    r"(?P<indent>[ \t]*)"
+    r"(?P<indent>[ \t]*+)"
     + _WORDS
     + r"(?:(?P<word>def|class|function\*?|func|fn|fun|interface|struct|enum|trait|impl|module|namespace"
     r"|object|record|protocol|extension|type|sub|macro_rules!|mod|package|CREATE\s+(?:OR\s+REPLACE\s+)?(?:TABLE|VIEW"
@@ -40,6 +40,10 @@ _DEFINITION = re.compile(
 _GO_METHOD = re.compile(r"func\s+\((?P<receiver>[^)\n]*)\)\s*(?P<name>\w+)")
 _LEADS = ("@", "#[", "#", "//", "/*", "*", "--")
 """What may stand above a definition and belongs to it: decorators, attributes, comments."""
+_CLOSERS = "})]#/*@-'\""
+_ASSIGNED = re.compile(
+    r"(?:(?:export|const|let|var|static|val|final)\s+)*([A-Za-z_$][\w.$]*)\s*(?::[^=\n]*)?="
+)
 _NEVER_NAMES = names(
     "if for while switch return else do try catch with elif case new throw using",
 )
@@ -53,6 +57,7 @@ def extract_code(body: bytes, charset: str | None) -> Extracted:
     for line in lines:
         starts.append(starts[-1] + len(line) + 1)
     found = {index: told for index, told in enumerate(map(_definition, lines)) if told is not None}
+    found |= _statements(lines, found)
     outer = {index: name for index, (depth, name) in found.items() if depth == 0}
     inner = _inner(found, outer, len(lines))
     cuts: dict[int, int] = {0: -1}
@@ -73,6 +78,21 @@ def extract_code(body: bytes, charset: str | None) -> Extracted:
         if index >= 0:
             headings.append(Heading(first, 1 if index in outer else 2, found[index][1]))
     return Extracted(text, tuple(blocks), tuple(headings), warnings=tuple(warnings))
+
+
+def _statements(lines: list[str], found: dict[int, tuple[int, str]]) -> dict[int, tuple[int, str]]:
+    """Return the lines at the margin where code goes on after an indented body, named by what they set."""
+    told: dict[int, tuple[int, str]] = {}
+    inside = False
+    for index, line in enumerate(lines):
+        if index in found and found[index][0] == 0:
+            inside = True
+        elif inside and line[:1].strip() and not lines[index - 1].strip() and line[0] not in _CLOSERS:
+            inside = False
+            set_name = _ASSIGNED.match(line)
+            name = set_name[1] if set_name is not None else line.rstrip(" {:(=[")
+            told[index] = (0, name[:MAX_NAME] or line[:MAX_NAME])
+    return told
 
 
 def _inner(found: dict[int, tuple[int, str]], outer: dict[int, str], count: int) -> Iterator[int]:

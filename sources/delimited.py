@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from memory.errors import InvalidInputError
 from sources.decoding import decode_text
 from sources.outline import Extracted
-from sources.sheets import Sheet, cell_text
+from sources.sheets import Sheet
 from sources.writer import Writer
 
 SAMPLE_CHARACTERS = 64_000
@@ -44,7 +44,7 @@ def _extract(text: str, delimiter: str, warnings: list[str]) -> Extracted:
     for number, row in enumerate(_rows(text, delimiter), start=1):
         if sheet.full:
             break
-        cells = [cell_text(cell) for cell in row]
+        cells = [" ".join(cell.split()) for cell in row]
         sheet.add(number, cells)
         if any(cells):
             expected = expected or len(row)

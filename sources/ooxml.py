@@ -104,9 +104,14 @@ def _math(element: Element | None) -> str:
     if name.endswith("Pr") or name in ("del", "moveFrom"):
         return ""
     if name == "f":
-        return f"{_grouped(child(element, 'num'))}/{_grouped(child(element, 'den'))}"
+        over, under = child(element, "num"), child(element, "den")
+        if attribute(child(element, "fPr", "type"), "val") == "noBar":
+            return f"({_math(over).strip()} over {_math(under).strip()})"
+        return f"{_grouped(over)}/{_grouped(under)}"
     base = _math(child(element, "e"))
     if name in ("sSup", "sSub", "sSubSup", "sPre"):
+        if child(element, "e", "f") is not None:
+            base = f"({base.strip()})"
         sub, sup = _script("_", child(element, "sub")), _script("^", child(element, "sup"))
         return f"{base}{sub}{sup}"
     if name == "rad":
@@ -141,7 +146,8 @@ def _script(sign: str, element: Element | None) -> str:
 
 def _grouped(element: Element | None) -> str:
     told = _math(element).strip()
-    return told if told.isalnum() else f"({told})"
+    closed = element is not None and len(element) == 1 and local(element[0]) == "d"
+    return told if closed or len(told) == 1 or told.isdigit() or told.isalpha() else f"({told})"
 
 
 def drawing_strings(element: Element) -> Iterator[str]:

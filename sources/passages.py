@@ -32,6 +32,17 @@ Span = tuple[int, int]
 _WIDE = re.compile("[\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\U00020000-\U0003ffff]")
 _ITEM = re.compile(r"^[ \t]*(?:[-*+•]|\d{1,9}[.)])[ \t]", re.MULTILINE)
 _SPACE = re.compile(r"\s+")
+_CLAUSE_END = re.compile("[、，；：,;:」』）】》〉…—។៖·]")
+_KANA_TO_KANJI = re.compile("[\u3040-\u309f](?=[\u30a0-\u30ff\u4e00-\u9fff])")
+_LEADS_ON = "\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4\u17d2\u200d（「『【《〈([{"
+"""What belongs to the character after it: vowels of Thai and Lao, Khmer's sign of stacking, brackets."""
+_TRAILS = (
+    "\u200d\u0e30\u0e32\u0e33\u0e45\u0e46\u0e2f\u0eb0\u0eb2\u0eb3\u0ec6ーっッゃゅょャュョぁぃぅぇぉァィゥェォ々"
+    "。！？、，」』）】》〉,.!?)]}"
+)
+"""What belongs to the character before it: joiners, vowels of Thai and Lao, small kana, closing signs."""
+JOINT_REACH = 400
+"""How far back a cut looks for the end of a clause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +198,33 @@ def _by_size(text: str, span: Span, limit: int) -> Iterator[Span]:
         cut = start + limit
         while (over := measure(text[start:cut]) - limit) > 0:
             cut -= (over + 1) // 2
-        space = max(text.rfind(" ", start, cut), text.rfind("\n", start, cut))
-        if space > start + limit // 4:
-            cut = space
-        else:
-            floor = cut - 16
-            while cut > floor and (unicodedata.combining(text[cut]) or text[cut] in "\u200d\ufe0f"):
-                cut -= 1
-        yield _strip(text, (start, cut))
+        yield _strip(text, (start, cut := _joint(text, start, cut, start + limit // 4)))
         start, end = _strip(text, (cut, end))
     yield start, end
+
+
+def _joint(text: str, start: int, cut: int, floor: int) -> int:
+    """Return the last good place to cut above ``floor``, at or before ``cut``.
+
+    A space is best, then the end of a clause, then where Japanese goes from kana to kanji; failing these,
+    no sign is torn from the marks above, below or beside it.
+    """
+    space = max(text.rfind(" ", start, cut), text.rfind("\n", start, cut))
+    if space > floor:
+        return space
+    for joint in (_CLAUSE_END, _KANA_TO_KANJI):
+        ends = [found.end() for found in joint.finditer(text, max(floor, cut - JOINT_REACH), cut)]
+        if ends:
+            return ends[-1]
+    lowest = max(start + 1, cut - 16)
+    while cut > lowest and (_depends(text[cut]) or text[cut - 1] in _LEADS_ON):
+        cut -= 1
+    return cut
+
+
+def _depends(char: str) -> bool:
+    """Say whether a character cannot begin a line: marks, joiners, and vowels that follow their consonant."""
+    return unicodedata.category(char)[0] == "M" or char in _TRAILS
 
 
 def _strip(text: str, span: Span) -> Span:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from memory.values import Place
-from sources.writer import Writer, one_line, row_line
+from sources.writer import Writer, row_line
 
-MAX_ROWS = 200_000
+MAX_ROWS = 500_000
 """Rows with content that are read of one sheet."""
 MAX_COLUMNS = 20_000
 MAX_CHARACTERS = 100_000_000
@@ -165,11 +165,6 @@ def is_header(cells: Sequence[str]) -> bool:
 def is_figure(cell: str) -> bool:
     """Say whether a cell holds a number, an amount, a date or a truth value."""
     return len(cell) < 40 and _FIGURE.fullmatch(cell) is not None
-
-
-def cell_text(text: str) -> str:
-    """Return a cell's text on one line."""
-    return text if text.isascii() and text.isalnum() else one_line(text)
 
 
 def _filled(row: Row) -> int:

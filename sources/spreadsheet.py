@@ -16,7 +16,7 @@ from memory.errors import InvalidInputError
 from sources.containers import Container, open_container
 from sources.ooxml import Package
 from sources.outline import Extracted
-from sources.sheets import Sheet, cell_text
+from sources.sheets import Sheet
 from sources.writer import Writer, one_line
 
 MAX_GRID_CELLS = 20_000_000
@@ -105,7 +105,7 @@ def _without_end(cells: list[str]) -> list[str]:
 def _shown(value: int | float | str | bool | time | date | datetime | timedelta) -> str:
     """Return a value as a reader writes it: figures as Excel shows them, dates in ISO 8601."""
     if isinstance(value, str):
-        return cell_text(value) if value else ""
+        return one_line(value) if value else ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
