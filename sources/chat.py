@@ -223,7 +223,7 @@ def _render_records(records: Sequence[JsonValue], warnings: list[str]) -> Extrac
 def _render_object(record: dict[str, JsonValue], title: str | None, warnings: list[str]) -> Extracted:
     """Write a large object with its plain fields first, then a section a field that holds more."""
     writer = Writer(warnings)
-    plain = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
+    plain: JsonValue = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
     writer.add("\n".join(_field_lines(plain)), "code")
     for key, value in record.items():
         if not isinstance(value, dict | list) or not any(True for _ in _field_lines(value)):

@@ -21,14 +21,14 @@ MAX_NAME = 100
 
 _WORDS = (
     r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|unsafe|sealed|open"
-    r"|override|virtual|inline|extern(?:\s+\"C\")?|pub(?:\([\w:]+\))?|data|partial|declare|suspend|const)\s+)*+"
+    r"|override|virtual|inline|extern(?:\s+\"C\")?|pub(?:\([\w:]+\))?|data|partial|declare|suspend)\s+)*+"
 )
 _DEFINITION = re.compile(
     r"(?P<indent>[ \t]*+)"
     + _WORDS
     + r"(?:(?P<word>def|class|function\*?|func|fn|fun|interface|struct|enum|trait|impl|module|namespace"
     r"|object|record|protocol|extension|type|sub|macro_rules!|mod|package|CREATE\s+(?:OR\s+REPLACE\s+)?(?:TABLE|VIEW"
-    r"|FUNCTION|PROCEDURE|INDEX|TRIGGER)(?:\s+IF\s+NOT\s+EXISTS)?)\b\s*(?P<name>[^\n({:;=]*)"
+    r"|FUNCTION|PROCEDURE|INDEX|TRIGGER)(?:\s+IF\s+NOT\s+EXISTS)?)\b\s*(?P<name>[^\n({:;=<]*)"
     r"|(?P<section>\[[^\]\n]{1,80}\])\s*$"
     r"|(?P<shell>[A-Za-z_][\w-]*)\s*\(\)\s*\{"
     r"|(?:const|let|var)\s+(?P<arrow>[A-Za-z_$][\w$]*)\s*=\s*(?:async\s*)?"

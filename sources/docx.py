@@ -15,9 +15,10 @@ from sources.docx_styles import Numbering, Styles
 from sources.ooxml import Package, chosen, is_math, math_text, open_package
 from sources.outline import Extracted
 from sources.writer import Writer, names, one_line, row_line
-from sources.xml_tree import Element, attribute, child, children, descendants, local
+from sources.xml_tree import Element, attribute, child, children, descendants, local, number
 
 MAX_TITLE_CHARACTERS = 200
+MAX_REPEATED_CHARACTERS = 300
 
 _WRAPPERS = names(
     "ins moveTo hyperlink smartTag customXml fldSimple dir bdo sdt sdtContent rubyBase ruby",
@@ -129,8 +130,8 @@ class _Reader:
         notes = list(self._new_notes(paragraph))
         if notes:
             self._flush()
-        for number, note in notes:
-            self._writer.add(f"[{number}] {note}")
+        for note_number, note in notes:
+            self._writer.add(f"[{note_number}] {note}")
 
     def _new_notes(self, element: Element) -> Iterator[tuple[int, str]]:
         for kind, notes in self._notes.items():
@@ -341,8 +342,7 @@ def _grid_rows(table: Element) -> Iterator[list[tuple[Element, bool]]]:
                 above[column] = shown
             else:
                 above.pop(column, None)
-            span = attribute(child(properties, "gridSpan"), "val") or "1"
-            column += min(int(span), 100) if span.isdigit() else 1
+            column += min(number(attribute(child(properties, "gridSpan"), "val"), 1), 100)
         if cells:
             yield cells
 
@@ -350,10 +350,14 @@ def _grid_rows(table: Element) -> Iterator[list[tuple[Element, bool]]]:
 def _table_lines(
     reader: _Reader, rows: list[list[tuple[Element, bool]]], joint: str | None = None
 ) -> Iterator[str]:
-    """Yield the rows as lines; what a merged cell says is said in each of its rows."""
+    """Yield the rows as lines; what a merged cell says, if it is short, is said in each of its rows."""
     told: dict[int, str] = {}
     for row in rows:
-        cells = [told[id(cell)] if id(cell) in told else reader.cell_text(cell) for cell, _ in row]
-        told.update({id(cell): text for (cell, _), text in zip(row, cells, strict=True)})
+        cells: list[str] = []
+        for cell, hangs in row:
+            text = told.get(id(cell))
+            if text is None:
+                text = told[id(cell)] = reader.cell_text(cell)
+            cells.append(text if not hangs or len(text) <= MAX_REPEATED_CHARACTERS else "")
         if any(cells):
             yield row_line(cells) if joint is None else joint.join(filter(None, cells))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sources.xml_tree import Element, attribute, child, children
+from sources.xml_tree import Element, attribute, child, children, number
 
 MAX_STYLE_CHAIN = 20
 MAX_HEADING_LEVEL = 9
@@ -45,13 +45,13 @@ class Styles:
         """Return 1 for the outermost headings, ``None`` for other text."""
         for holder in self._holders(properties):
             told = attribute(child(holder, "outlineLvl"), "val")
-            if told is not None and told.isdigit():
-                return int(told) + 1 if int(told) < _BODY_LEVEL else None
+            if told is not None:
+                level = number(told, _BODY_LEVEL)
+                return level + 1 if level < _BODY_LEVEL else None
         name = self.name(attribute(child(properties, "pStyle"), "val"))
-        word, _, number = name.partition(" ")
-        if word == "heading" and number.isdigit():
-            return min(max(1, int(number)), MAX_HEADING_LEVEL)
-        return None
+        word, _, told = name.partition(" ")
+        level = number(told, 0) if word == "heading" else 0
+        return min(level, MAX_HEADING_LEVEL) or None
 
     def list_position(self, properties: Element | None) -> ListPosition | None:
         """Return the list that the paragraph, or its style, belongs to."""
@@ -62,8 +62,7 @@ class Styles:
             level = level or attribute(child(numbering, "ilvl"), "val")
         if list_id in (None, "0"):
             return None
-        depth = int(level) if level is not None and level.isdigit() else 0
-        return ListPosition(list_id or "", min(depth, 8))
+        return ListPosition(list_id or "", min(number(level, 0), 8))
 
     def _holders(self, properties: Element | None) -> list[Element]:
         """Return the paragraph's own properties and those of its styles, the nearest first."""
@@ -102,14 +101,13 @@ class Numbering:
         }
         self._kind_of: dict[str, str] = {}
         self._starts: dict[str, dict[int, int]] = {}
-        for number in children(root, "num"):
-            list_id = attribute(number, "numId") or ""
-            self._kind_of[list_id] = attribute(child(number, "abstractNumId"), "val") or ""
-            for override in children(number, "lvlOverride"):
-                told = attribute(child(override, "startOverride"), "val")
-                level = attribute(override, "ilvl") or "0"
-                if told is not None and told.isdigit() and level.isdigit():
-                    self._starts.setdefault(list_id, {})[int(level)] = int(told)
+        for kept in children(root, "num"):
+            list_id = attribute(kept, "numId") or ""
+            self._kind_of[list_id] = attribute(child(kept, "abstractNumId"), "val") or ""
+            for override in children(kept, "lvlOverride"):
+                start = number(attribute(child(override, "startOverride"), "val"), -1)
+                if start >= 0:
+                    self._starts.setdefault(list_id, {})[number(attribute(override, "ilvl"), 0)] = start
         self._counters: dict[str, _Counters] = {}
         self._started: set[str] = set()
 
@@ -145,12 +143,12 @@ class Numbering:
 def _levels(kind: Element) -> dict[int, _Level]:
     found: dict[int, _Level] = {}
     for element in children(kind, "lvl"):
-        depth, start = attribute(element, "ilvl") or "", attribute(child(element, "start"), "val") or "1"
-        if depth.isdigit():
-            found[int(depth)] = _Level(
+        depth = number(attribute(element, "ilvl"), -1)
+        if depth >= 0:
+            found[depth] = _Level(
                 attribute(child(element, "numFmt"), "val") or "decimal",
                 attribute(child(element, "lvlText"), "val") or "",
-                int(start) if start.isdigit() else 1,
+                number(attribute(child(element, "start"), "val"), 1),
                 attribute(child(element, "lvlRestart"), "val") != "0",
             )
     return found

@@ -12,11 +12,22 @@ from memory.errors import InvalidInputError
 from memory.values import Place
 from sources.containers import Container, open_container
 from sources.outline import Extracted
-from sources.sheets import MAX_COLUMNS, MAX_ROWS, Sheet
+from sources.sheets import MAX_COLUMNS, Sheet
 from sources.writer import Writer, names, one_line, row_line
-from sources.xml_tree import Element, attribute, child, children, descendants, local, namespace, parse_xml
+from sources.xml_tree import (
+    Element,
+    attribute,
+    child,
+    children,
+    descendants,
+    local,
+    namespace,
+    number,
+    parse_xml,
+)
 
 MAX_LIST_DEPTH = 8
+MAX_TABLE_COLUMNS = 200
 MAX_SPACES = 100
 MAX_STYLE_CHAIN = 20
 
@@ -46,12 +57,12 @@ def extract_odp(body: bytes, charset: str | None) -> Extracted:
     writer = Writer()
     styles = _Styles(container, content)
     first = None
-    for number, page in enumerate(children(content, "page"), start=1):
+    for slide_number, page in enumerate(children(content, "page"), start=1):
         frames = [frame for frame in page if attribute(frame, "class") == "title"]
         title = one_line(" ".join(_paragraphs(frames[0]))) if frames else ""
         first = first or title
-        place = Place("slide", number, number)
-        writer.head(title or f"Slide {number}", 1, told=bool(title), place=place)
+        place = Place("slide", slide_number, slide_number)
+        writer.head(title or f"Slide {slide_number}", 1, told=bool(title), place=place)
         text = _Text(writer, styles, place)
         for element in page:
             if local(element) == "notes":
@@ -113,10 +124,8 @@ class _Styles:
             for style in descendants(root, "list-style"):
                 for level in children(style, "list-level-style-number"):
                     if attribute(level, "num-format"):
-                        told = attribute(level, "level") or "1"
-                        self._numbered.add(
-                            (attribute(style, "name") or "", int(told) if told.isdigit() else 1)
-                        )
+                        name = attribute(style, "name") or ""
+                        self._numbered.add((name, _count(level, "level")))
 
     def is_title(self, name: str | None) -> bool:
         """Say whether a paragraph style is the title's, or made from it."""
@@ -149,8 +158,7 @@ class _Text:
     def block(self, element: Element) -> None:
         name = local(element)
         if name == "h":
-            level = attribute(element, "outline-level") or "1"
-            self.writer.head(self._string(element), int(level) if level.isdigit() else 1, place=self._place)
+            self.writer.head(self._string(element), _count(element, "outline-level"), place=self._place)
         elif name == "p":
             told = _tidy(self._string(element))
             if self._styles.is_title(attribute(element, "style-name")) and self.title is None and told:
@@ -173,8 +181,7 @@ class _Text:
         """Yield the lines of a list; headings in it are written as headings, apart from it."""
         style = attribute(element, "style-name") or style
         numbered = self._styles.is_numbered(style, depth)
-        start = attribute(element, "start-value") or "1"
-        count = int(start) if start.isdigit() else 1
+        count = _count(element, "start-value")
         for item in element:
             if local(item) not in ("list-item", "list-header"):
                 continue
@@ -195,7 +202,7 @@ class _Text:
 
     def _table(self, table: Element) -> None:
         rows = list(_rows(table))
-        told = [[self._cell(cell) for cell, _ in _cells(row, MAX_COLUMNS)] for row, _ in rows]
+        told = [[self._cell(cell) for cell, _ in _cells(row, MAX_TABLE_COLUMNS)] for row, _ in rows]
         used = max((index + 1 for cells in told for index, cell in enumerate(cells) if cell), default=0)
         if used < 2:
             for row, _ in rows:
@@ -216,7 +223,8 @@ class _Text:
                 )
             elif name == "table":
                 inner = (
-                    [self._cell(found) for found, _ in _cells(row, MAX_COLUMNS)] for row, _ in _rows(element)
+                    [self._cell(found) for found, _ in _cells(row, MAX_TABLE_COLUMNS)]
+                    for row, _ in _rows(element)
                 )
                 pieces.append("; ".join(", ".join(filter(None, cells)) for cells in inner))
             elif name in ("p", "h"):
@@ -231,8 +239,7 @@ class _Text:
         for part in element:
             name = local(part)
             if name == "s":
-                count = attribute(part, "c") or "1"
-                yield " " * min(MAX_SPACES, int(count) if count.isdigit() else 1)
+                yield " " * min(MAX_SPACES, _count(part, "c"))
             elif name == "tab":
                 yield "\t"
             elif name == "line-break":
@@ -301,8 +308,8 @@ def _cells(row: Element, limit: int) -> Iterator[tuple[Element, int]]:
 
 
 def _count(element: Element, name: str) -> int:
-    told = attribute(element, name) or "1"
-    return max(1, int(told)) if told.isdigit() and len(told) < 10 else 1
+    """Return a number of at least 1 that an attribute tells."""
+    return max(1, number(attribute(element, name), 1))
 
 
 def _without_end(cells: list[str]) -> list[str]:
@@ -312,13 +319,14 @@ def _without_end(cells: list[str]) -> list[str]:
 
 
 def _read_rows(table: Element, sheet: Sheet) -> None:
-    number = 0
+    last = 0
     for row, count in _rows(table):
         cells = _without_end([_value(cell) for cell, _ in _trimmed(row)])
-        if cells:
-            for repeated in range(min(count, MAX_ROWS)):
-                sheet.add(number + repeated + 1, cells)
-        number += count
+        for repeated in range(count if cells else 0):
+            if sheet.full:
+                return
+            sheet.add(last + repeated + 1, cells)
+        last += count
 
 
 def _trimmed(row: Element) -> Iterator[tuple[Element, int]]:

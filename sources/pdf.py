@@ -91,7 +91,7 @@ def _picture_warning(pages: Sequence[int]) -> Iterator[str]:
     told = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
     if pages:
         what = f"page {told} is a picture" if len(pages) == 1 else f"pages {told} are pictures"
-        yield f"{what}; to read it, run text recognition (OCR) on the PDF and send it again"
+        yield f"{what}; for their text, run text recognition (OCR) on the PDF and send it again"
 
 
 def _place(lines: Sequence[Line]) -> Place:

@@ -14,10 +14,12 @@ from memory.values import Place
 from sources.ooxml import Package, Relation, chosen, drawing_strings, open_package, paragraph_text
 from sources.outline import Extracted
 from sources.writer import Writer, one_line, row_line
-from sources.xml_tree import Element, attribute, child, children, descendants, local
+from sources.xml_tree import Element, attribute, child, children, descendants, local, number
 
 MAX_SLIDES = 5000
 MAX_CHART_ROWS = 2000
+MAX_REPEATED_CHARACTERS = 300
+"""Of a merged cell, in each row after its first."""
 
 _TITLES = frozenset(("title", "ctrTitle"))
 _FURNITURE = frozenset(("dt", "ftr", "sldNum", "hdr", "sldImg"))
@@ -40,12 +42,12 @@ def extract_pptx(body: bytes, charset: str | None) -> Extracted:
             f"the presentation has {len(parts)} slides, more than {MAX_SLIDES}; send it in parts"
         )
     first_title = None
-    for number, part in enumerate(parts, start=1):
+    for slide_number, part in enumerate(parts, start=1):
         slide = package.find(part)
         if slide is None or part is None:
-            writer.warnings.append(f"slide {number} is missing in the file")
+            writer.warnings.append(f"slide {slide_number} is missing in the file")
             continue
-        title = _Slide(package, part, number, writer).read(slide)
+        title = _Slide(package, part, slide_number, writer).read(slide)
         first_title = first_title or title
     told = package.title()
     generic = told is None or told.lower() in ("powerpoint presentation", "presentation", "untitled")
@@ -62,11 +64,11 @@ def _slide_part(element: Element, relations: dict[str, Relation]) -> str | None:
 class _Slide:
     """Writes one slide."""
 
-    def __init__(self, package: Package, part: str, number: int, writer: Writer) -> None:
+    def __init__(self, package: Package, part: str, slide_number: int, writer: Writer) -> None:
         self._package = package
         self._part = part
-        self._number = number
-        self._place = Place("slide", number, number)
+        self._number = slide_number
+        self._place = Place("slide", slide_number, slide_number)
         self._writer = writer
         self._relations = package.relations_by_id(part)
 
@@ -114,8 +116,7 @@ class _Slide:
             if not told:
                 continue
             properties = child(paragraph, "pPr")
-            level = attribute(properties, "lvl") or "0"
-            depth = min(int(level), 8) if level.isdigit() else 0
+            depth = min(number(attribute(properties, "lvl"), 0), 8)
             mark = _mark(properties, depth, counts, bulleted=bulleted)
             if mark == "-" and _NUMBERED.match(told):
                 mark = ""
@@ -138,7 +139,7 @@ class _Slide:
                     continue
                 told = one_line(" ".join(drawing_strings(cell)))
                 if attribute(cell, "vMerge") in ("1", "true"):
-                    told = above.get(column, told)
+                    told = above.get(column, told)[:MAX_REPEATED_CHARACTERS]
                 above[column] = told
                 cells.append(told)
             if any(cells):
@@ -238,9 +239,9 @@ def _values(element: Element | None) -> dict[int, str]:
     holder = next(descendants(element, "lvl"), element)
     told: dict[int, str] = {}
     for point in descendants(holder, "pt"):
-        index, value = attribute(point, "idx") or "", child(point, "v")
-        if index.isdigit() and len(index) < 8 and value is not None:
-            told[int(index)] = one_line(_figure(value.text or ""))
+        index, value = number(attribute(point, "idx"), -1), child(point, "v")
+        if index >= 0 and value is not None:
+            told[index] = one_line(_figure(value.text or ""))
     if not told:
         plain = child(element, "v")
         return {0: one_line(plain.text or "")} if plain is not None else {}

@@ -16,8 +16,8 @@ from sources.writer import Writer, row_line
 MAX_ROWS = 500_000
 """Rows with content that are read of one sheet."""
 MAX_COLUMNS = 20_000
-MAX_CHARACTERS = 100_000_000
-"""What a sheet may become as text."""
+MAX_CHARACTERS = 64_000_000
+"""Characters and cells that are read of one sheet."""
 WIDE_ROW = 1000
 """A row longer than this many characters is told as ``column: value``."""
 MAX_COLUMN_NAME = 60
@@ -39,35 +39,42 @@ class Sheet:
         self._split = split
         self._rows: list[Row] = []
         self._count = 0
-        self._written = 0
+        self._size = 0
         self._names: Sequence[str] = ()
         self._header: tuple[int, int] | None = None
         self._columns: tuple[int, int] | None = None
         self._begun = False
+        self._cut = False
 
     @property
     def full(self) -> bool:
         """True when no more rows are read."""
-        return self._count > MAX_ROWS or self._written > MAX_CHARACTERS
+        return self._count > MAX_ROWS or self._size > MAX_CHARACTERS
 
     def add(self, number: int, cells: Sequence[str]) -> None:
         """Take a row; ``number`` counts from 1 as a reader counts, and rows without content are left out."""
         if self.full or not any(cells):
             return
         self._count += 1
-        if self._count > MAX_ROWS or self._written > MAX_CHARACTERS:
+        self._size += sum(map(len, cells)) + len(cells)
+        if self._count > MAX_ROWS or self._size > MAX_CHARACTERS:
             self._warn(number)
             return
         if self._rows and self._split and number != self._rows[-1][0] + 1:
             self._flush()
-        self._rows.append((number, cells))
+        if len(cells) > MAX_COLUMNS and not self._cut:
+            self._cut = True
+            self._writer.warnings.append(f"{self._where()} has {len(cells)} columns; {MAX_COLUMNS} were read")
+        self._rows.append((number, cells[:MAX_COLUMNS]))
 
     def finish(self) -> None:
         self._flush()
 
     def _warn(self, number: int) -> None:
-        where = f"sheet {self._name!r}" if self._name else "the file"
-        self._writer.warnings.append(f"{where} goes on after row {number - 1}; the rest was not read")
+        self._writer.warnings.append(f"{self._where()} goes on after row {number - 1}; the rest was not read")
+
+    def _where(self) -> str:
+        return f"sheet {self._name!r}" if self._name else "the file"
 
     def _flush(self) -> None:
         """Write the rows at hand: titles, then a table."""
@@ -143,12 +150,10 @@ class Sheet:
 
     def _add(self, text: str, rows: Sequence[Row], kind: str) -> None:
         place = Place("row", rows[0][0], rows[-1][0])
-        before = self._writer.length
         if kind == "table":
             self._writer.add(text, "table", place=place, header=self._header)
         else:
             self._writer.add(text, place=place)
-        self._written += self._writer.length - before
 
 
 def is_header(cells: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ from sources.ooxml import Package
 from sources.outline import Extracted
 from sources.sheets import Sheet
 from sources.writer import Writer, one_line
+from sources.xml_tree import local
 
 MAX_GRID_CELLS = 20_000_000
 """Cells between the first and the last used one of a sheet, empty ones included."""
@@ -32,6 +33,8 @@ def extract_xlsx(body: bytes, charset: str | None) -> Extracted:
     """Return an XLSX workbook's sheets, each a section; ``charset`` says nothing here."""
     container = open_container(body, "XLSX spreadsheet")
     package = Package(container, "XLSX spreadsheet")
+    if local(package.get(package.main)) != "workbook":
+        raise InvalidInputError("this Office file is no XLSX spreadsheet: it has no workbook")
     _check_grids(container)
     return _read(body, package.title())
 

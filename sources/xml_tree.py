@@ -88,3 +88,8 @@ def descendants(element: Element, name: str) -> Iterator[Element]:
     """Yield the elements below of that local name, in document order."""
     found: Iterator[Element] = element.iter(f"{{*}}{name}")
     return found
+
+
+def number(told: str | None, default: int) -> int:
+    """Return what an attribute says as a whole number, at least 0; ``default`` for anything else."""
+    return int(told) if told is not None and told.isascii() and told.isdigit() and len(told) < 10 else default
