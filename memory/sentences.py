@@ -21,12 +21,12 @@ _STARTS_BLOCK = re.compile(
 )
 _TURN = re.compile(r"\s*[^\W\d_][\w.'’() \-]{0,40}[:：](?:\s|$)")
 _STANDS_ALONE = re.compile(r"\s*(?:#{1,6}\s|\||```|~~~|[=\-*_~`|+: \t]+$)")
-_CLOSED = re.compile(r"[.!?…:;。！？｡।॥؟۔։።：；][\"')\]}”’»›」』）】》]*\s*$")
+_CLOSED = re.compile(r"[\u0f0d\u104b\u17d4\u17d5.!?…:;。！？｡।॥؟۔։።：；][\"')\]}”’»›」』）】》]*\s*$")
 
 _WIDE = "[\u2e80-\u2fdf\u3005-\u9fff\uac00-\ud7af\uf900-\ufaff]"
 _CLOSERS = r"[\"')\]}”’»›」』）】》*_]*+"
 _MARK = re.compile(
-    rf"(?P<wide>[。！？｡।॥۔։።]+{_CLOSERS})(?!と)"
+    rf"(?P<wide>[\u0f0d\u104b\u17d4\u17d5。！？｡।॥۔։።]+{_CLOSERS})(?!と)"
     rf"|(?P<narrow>[.!?…؟]+{_CLOSERS}(?:\[[\w ,]{{1,12}}\])*)(?=\s|$)"
     rf"|(?P<between>(?<={_WIDE})[!?]+{_CLOSERS})(?={_WIDE})"
 )

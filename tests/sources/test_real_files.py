@@ -70,7 +70,7 @@ def test_a_pdf_book_loses_its_running_foot_and_keeps_its_contents() -> None:
 
 
 def test_a_scan_is_refused_with_advice() -> None:
-    with pytest.raises(InvalidInputError, match="only pictures.*OCR"):
+    with pytest.raises(InvalidInputError, match=r"only pictures.*OCR"):
         parse(data("documents", "ocr", "ocr_test.pdf").read_bytes(), "application/pdf")
 
 
