@@ -21,13 +21,19 @@ _STARTS_BLOCK = re.compile(
 )
 _TURN = re.compile(r"\s*[^\W\d_][\w.'’() \-]{0,40}[:：](?:\s|$)")
 _STANDS_ALONE = re.compile(r"\s*(?:#{1,6}\s|\||```|~~~|[=\-*_~`|+: \t]+$)")
-_CLOSED = re.compile(r"[.!?…:;。！？｡।॥؟۔։።：；][\"')\]}”’»›」』）】》]*\s*$")
+_CLOSED = re.compile(r"[\u0f0d\u104b\u17d4\u17d5.!?…:;。！？｡।॥؟۔։።：；][\"')\]}”’»›」』）】》]*\s*$")
 
+_WIDE = "[\u2e80-\u2fdf\u3005-\u9fff\uac00-\ud7af\uf900-\ufaff]"
 _CLOSERS = r"[\"')\]}”’»›」』）】》*_]*+"
 _MARK = re.compile(
-    rf"(?P<wide>[。！？｡।॥۔։።]+{_CLOSERS})(?!と)"
+    rf"(?P<wide>[\u0f0d\u104b\u17d4\u17d5。！？｡।॥۔։።]+{_CLOSERS})(?!と)"
     rf"|(?P<narrow>[.!?…؟]+{_CLOSERS}(?:\[[\w ,]{{1,12}}\])*)(?=\s|$)"
+    rf"|(?P<between>(?<={_WIDE})[!?]+{_CLOSERS})(?={_WIDE})"
 )
+_SPACE_IN_THAI = re.compile(r"(?<=[\u0e00-\u0eff])[ \t]+(?=[\u0e00-\u0eff])")
+"""Thai and Lao have no sentence marks: a space stands between sentences, and between clauses."""
+MIN_THAI_SENTENCE = 60
+"""Characters (marks above and below counted) after which a space in Thai or Lao ends a sentence."""
 _WORD_BEFORE = re.compile(r"[^\s(\[{\"'“‘«/]+$")
 _OPENERS = "\"'([{“‘«‹¿¡*_„"
 _BARE_NUMBER = re.compile(r"\(?\d{1,3}$|\(?[ivxIVX]{1,5}$")
@@ -128,11 +134,20 @@ def _cut_block(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Cut one block at the marks that end a sentence."""
     sentence_start = start
     for mark in _MARK.finditer(text, start, end):
-        if mark["wide"] is not None or _ends_sentence(text, sentence_start, mark, end):
-            yield sentence_start, mark.end()
+        if mark["narrow"] is None or _ends_sentence(text, sentence_start, mark, end):
+            yield from _cut_thai(text, sentence_start, mark.end())
             sentence_start = mark.end()
     if sentence_start < end:
-        yield sentence_start, end
+        yield from _cut_thai(text, sentence_start, end)
+
+
+def _cut_thai(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Cut a stretch of Thai or Lao at spaces, so that no part is shorter than a sentence usually is."""
+    for space in _SPACE_IN_THAI.finditer(text, start, end):
+        if space.start() - start >= MIN_THAI_SENTENCE <= end - space.end():
+            yield start, space.start()
+            start = space.end()
+    yield start, end
 
 
 def _ends_sentence(text: str, sentence_start: int, mark: re.Match[str], end: int) -> bool:

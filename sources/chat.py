@@ -16,7 +16,10 @@ from memory.errors import InvalidInputError
 from memory.values import JsonValue
 from sources.decoding import clean_text, decode_text
 from sources.outline import Block, Extracted, Heading, Turn
+from sources.writer import Writer
 
+LARGE_RECORD = 1000
+"""An object that takes more characters than this has sections."""
 MAX_JSON_DEPTH = 100
 """Brackets open at once; deeper JSON is refused before it is read."""
 
@@ -212,7 +215,29 @@ def _render_records(records: Sequence[JsonValue], warnings: list[str]) -> Extrac
         pieces.append(written + "\n\n")
         length += len(written) + 2
     title = _title(records[0]) if len(records) == 1 else None
+    if len(records) == 1 and length > LARGE_RECORD and isinstance(records[0], dict):
+        return _render_object(records[0], title, warnings)
     return Extracted("".join(pieces), tuple(blocks), tuple(headings), title, tuple(warnings))
+
+
+def _render_object(record: dict[str, JsonValue], title: str | None, warnings: list[str]) -> Extracted:
+    """Write a large object with its plain fields first, then a section a field that holds more."""
+    writer = Writer(warnings)
+    plain: JsonValue = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
+    writer.add("\n".join(_field_lines(plain)), "code")
+    for key, value in record.items():
+        if not isinstance(value, dict | list) or not any(True for _ in _field_lines(value)):
+            continue
+        writer.head(key or "(no name)", 1, told=False)
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                lines = list(_field_lines(item, f"{key}[{index}]"))
+                if lines:
+                    writer.head(_record_label(item) or f"{key} {index + 1}", 2, told=False)
+                    writer.add("\n".join(lines), "code")
+        else:
+            writer.add("\n".join(_field_lines(value, key)), "code")
+    return writer.finish(title)
 
 
 def _record_label(record: JsonValue) -> str | None:
@@ -225,9 +250,9 @@ def _record_label(record: JsonValue) -> str | None:
     return None
 
 
-def _field_lines(record: JsonValue) -> Iterator[str]:
+def _field_lines(record: JsonValue, path: str = "") -> Iterator[str]:
     """Yield a line a leaf, depth first; a list of scalars is one line."""
-    stack: list[tuple[str, JsonValue]] = [("", record)]
+    stack: list[tuple[str, JsonValue]] = [(path, record)]
     while stack:
         path, value = stack.pop()
         if isinstance(value, dict):

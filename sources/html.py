@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from memory.errors import InvalidInputError
 from sources.decoding import decode_text
-from sources.html_tree import Element, Page, names, parse_page
+from sources.html_tree import Element, Page, parse_page
 from sources.outline import Block, BlockKind, Extracted, Heading
+from sources.writer import names
 
 MIN_MAIN_SHARE = 0.25
 """A ``main`` element is the page when it holds at least this share of the text."""
@@ -198,7 +199,8 @@ class _Writer:
             self._pieces.append("\n\n")
         self._pieces.append(text)
         self._length = start + len(text)
-        self.blocks.append(Block(start, self._length, kind, header_end=start + header if header else 0))
+        span = (start, start + header) if header else None
+        self.blocks.append(Block(start, self._length, kind, header=span))
 
 
 def _softened(strings: list[str]) -> Iterator[str]:

@@ -7,20 +7,16 @@ page is parsed, since the parser's own time grows with their square.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from memory.errors import InvalidInputError
+from sources.writer import names
 
 MAX_DEPTH = 5000
 MAX_ATTRIBUTE_WORDS = 5000
-
-
-def names(*lines: str) -> frozenset[str]:
-    """Return the set of the names in the lines."""
-    return frozenset(name for line in lines for name in line.split())
-
 
 _NEVER_TEXT = names("script style template noscript head svg iframe")
 _FURNITURE = names("nav footer aside button select input textarea dialog canvas object audio video map")
@@ -206,3 +202,22 @@ def _measure(elements: list[Element]) -> None:
 
 def _text(node: LexborNode | None) -> str | None:
     return " ".join(node.text(deep=True).split()) or None if node is not None else None
+
+
+def contents_links(source: str) -> Iterator[tuple[int, str, str]]:
+    """Yield level (1 the outermost), address and label of the links in a book's table of contents.
+
+    ``source`` is an EPUB navigation page; the list is the ``nav`` of type ``toc``, or else its first.
+    """
+    _check_limits(source)
+    parser = LexborHTMLParser(source)
+    found = parser.css("nav")
+    typed = [nav for nav in found if "toc" in (nav.attributes.get("epub:type") or "").split()]
+    for nav in (typed or found)[:1]:
+        for link in nav.css("a"):
+            level = 0
+            node = link.parent
+            while node is not None and node.mem_id != nav.mem_id:
+                level += node.tag == "ol"
+                node = node.parent
+            yield max(1, level), link.attributes.get("href") or "", _text(link) or ""

@@ -47,8 +47,8 @@ def extract_markdown(body: bytes, charset: str | None) -> Extracted:
         start = line_starts[first_line + token.map[0]]
         end = min(line_starts[first_line + token.map[1]], len(text))
         kind = _KINDS.get(token.type, "paragraph")
-        header_end = line_starts[first_line + token.map[0] + 1] - 1 if kind == "table" else 0
-        blocks.append(Block(start, end, kind, header_end=header_end))
+        header = (start, line_starts[first_line + token.map[0] + 1] - 1) if kind == "table" else None
+        blocks.append(Block(start, end, kind, header=header))
         if kind == "heading":
             label = plain_label(tokens[index + 1].content)
             if label:

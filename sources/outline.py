@@ -25,13 +25,17 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of text best kept whole. ``header_end`` closes a table's header row (0: none)."""
+    """A stretch of text best kept whole.
+
+    A block of rows or lines (by its place) has one line of text for each, so that a part of it knows its own.
+    ``header`` is the span of its table's header row, in this block or in one before it.
+    """
 
     start: int
     end: int
     kind: BlockKind = "paragraph"
     place: Place | None = None
-    header_end: int = 0
+    header: tuple[int, int] | None = None
     turn: Turn | None = None
 
 

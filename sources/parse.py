@@ -8,16 +8,28 @@ from pathlib import PurePath
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
 from memory.values import MESSAGES_MEDIA_TYPE, Content, Parsed
+from sources import media_types
+from sources.captions import extract_captions
 from sources.chat import extract_json, extract_json_lines, extract_messages
+from sources.code import extract_code
 from sources.decoding import valid_text
+from sources.delimited import extract_csv, extract_tsv
+from sources.docx import extract_docx
+from sources.epub import extract_epub
 from sources.html import extract_html
+from sources.mail import extract_mail
 from sources.markdown import extract_markdown
+from sources.media_types import guess_media_type
+from sources.odf import extract_odp, extract_ods, extract_odt
 from sources.outline import Block, Extracted
 from sources.passages import split
 from sources.pdf import extract_pdf
+from sources.pptx import extract_pptx
+from sources.rtf import extract_rtf
+from sources.spreadsheet import extract_xls, extract_xlsx
 from sources.text import extract_text
 
-UNKNOWN_MEDIA_TYPE = "application/octet-stream"
+__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type"]
 
 _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "text/plain": extract_text,
@@ -30,32 +42,25 @@ _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "application/jsonl": extract_json_lines,
     "application/x-ndjson": extract_json_lines,
     MESSAGES_MEDIA_TYPE: extract_messages,
+    media_types.DOCX: extract_docx,
+    media_types.PPTX: extract_pptx,
+    media_types.XLSX: extract_xlsx,
+    media_types.XLS: extract_xls,
+    media_types.ODT: extract_odt,
+    media_types.ODP: extract_odp,
+    media_types.ODS: extract_ods,
+    media_types.EPUB: extract_epub,
+    media_types.RTF: extract_rtf,
+    "text/rtf": extract_rtf,
+    "text/csv": extract_csv,
+    "text/tab-separated-values": extract_tsv,
+    media_types.EML: extract_mail,
+    "text/vtt": extract_captions,
+    "application/x-subrip": extract_captions,
+    **dict.fromkeys(media_types.CODE_MEDIA_TYPES, extract_code),
 }
 
 SUPPORTED_MEDIA_TYPES = tuple(_FORMATS)
-
-_EXTENSIONS = {
-    ".txt": "text/plain",
-    ".text": "text/plain",
-    ".md": "text/markdown",
-    ".markdown": "text/markdown",
-    ".html": "text/html",
-    ".htm": "text/html",
-    ".xhtml": "application/xhtml+xml",
-    ".pdf": "application/pdf",
-    ".json": "application/json",
-    ".jsonl": "application/jsonl",
-    ".ndjson": "application/x-ndjson",
-    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    ".epub": "application/epub+zip",
-}
-"""Extensions of what is read, and of common files that are not, so that the refusal names them."""
-
-_HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
-_BINARY_STARTS = (b"PK\x03\x04", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x7fELF", b"\x1f\x8b")
-_WIDE_TEXT_STARTS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class SourceParser:
@@ -82,36 +87,6 @@ class SourceParser:
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
-
-
-def guess_media_type(filename: str | None, head: bytes) -> str:
-    """Return the media type by the file's extension, else by its first bytes (a kilobyte or more).
-
-    Text of an unknown extension is plain text; bytes that are not text are ``application/octet-stream``.
-    """
-    by_extension = _EXTENSIONS.get(PurePath(filename).suffix.lower()) if filename else None
-    return by_extension or _sniff(head)
-
-
-def _sniff(head: bytes) -> str:
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if b"%PDF-" in head[:1024]:
-        return "application/pdf"
-    if start[:16].lower().startswith(_HTML_STARTS):
-        return "text/html"
-    if head.startswith(_BINARY_STARTS) or (b"\x00" in head and not head.startswith(_WIDE_TEXT_STARTS)):
-        return UNKNOWN_MEDIA_TYPE
-    if start.startswith(b"{"):
-        lines = start.splitlines()
-        closed = lines[0].rstrip().endswith(b"}")
-        return (
-            "application/jsonl"
-            if closed and len(lines) > 1 and lines[1].startswith(b"{")
-            else "application/json"
-        )
-    if start.startswith(b"[") and start[1:].lstrip()[:1] in (b"{", b"]"):
-        return "application/json"
-    return "text/plain"
 
 
 def _valid(extracted: Extracted) -> Extracted:

@@ -32,17 +32,28 @@ Span = tuple[int, int]
 _WIDE = re.compile("[\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\U00020000-\U0003ffff]")
 _ITEM = re.compile(r"^[ \t]*(?:[-*+•]|\d{1,9}[.)])[ \t]", re.MULTILINE)
 _SPACE = re.compile(r"\s+")
+_CLAUSE_END = re.compile("[、，；：,;:」』）】》〉…—។៖·]")
+_KANA_TO_KANJI = re.compile("[\u3040-\u309f](?=[\u30a0-\u30ff\u4e00-\u9fff])")
+_LEADS_ON = "\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4\u17d2\u200d（「『【《〈([{"
+"""What belongs to the character after it: vowels of Thai and Lao, Khmer's sign of stacking, brackets."""
+_TRAILS = (
+    "\u200d\u0e30\u0e32\u0e33\u0e45\u0e46\u0e2f\u0eb0\u0eb2\u0eb3\u0ec6ーっッゃゅょャュョぁぃぅぇぉァィゥェォ々"
+    "。！？、，」』）】》〉,.!?)]}"
+)
+"""What belongs to the character before it: joiners, vowels of Thai and Lao, small kana, closing signs."""
+JOINT_REACH = 400
+"""How far back a cut looks for the end of a clause."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """A block, or a part of one that was too long; ``continued`` when it is not the first part."""
+    """A block, or a part of one that was too long, with the place of that part."""
 
     start: int
     end: int
     block: Block
     section: int
-    continued: bool
+    place: Place | None
 
 
 @dataclass(slots=True)
@@ -105,11 +116,27 @@ def _units(text: str, extracted: Extracted) -> list[_Unit]:
     for block in _without_gaps(text, extracted.blocks):
         section = bisect_right(starts, block.start)
         parts = _cut(text, (block.start, block.end), block.kind, MAX_SIZE - min(heading_size, MAX_SIZE // 4))
-        units.extend(_Unit(*part, block, section, index > 0) for index, part in enumerate(parts))
+        places = _places(text, block, parts)
+        units.extend(_Unit(*part, block, section, place) for part, place in zip(parts, places, strict=True))
         heading_size = (
             heading_size + measure(text[block.start : block.end]) + 2 if block.kind == "heading" else 0
         )
     return units
+
+
+def _places(text: str, block: Block, parts: Sequence[Span]) -> Iterator[Place | None]:
+    """Yield each part's place: the rows or lines it holds, or else the whole block's place."""
+    place = block.place
+    if place is None or place.kind not in ("row", "line"):
+        yield from (place for _ in parts)
+        return
+    position, number = block.start, place.first
+    for start, end in parts:
+        number += text.count("\n", position, start)
+        first = min(number, place.last)
+        number += text.count("\n", start, end)
+        position = end
+        yield Place(place.kind, first, min(number, place.last))
 
 
 def _without_gaps(text: str, blocks: Sequence[Block]) -> Iterator[Block]:
@@ -171,16 +198,33 @@ def _by_size(text: str, span: Span, limit: int) -> Iterator[Span]:
         cut = start + limit
         while (over := measure(text[start:cut]) - limit) > 0:
             cut -= (over + 1) // 2
-        space = max(text.rfind(" ", start, cut), text.rfind("\n", start, cut))
-        if space > start + limit // 4:
-            cut = space
-        else:
-            floor = cut - 16
-            while cut > floor and (unicodedata.combining(text[cut]) or text[cut] in "\u200d\ufe0f"):
-                cut -= 1
-        yield _strip(text, (start, cut))
+        yield _strip(text, (start, cut := _joint(text, start, cut, start + limit // 4)))
         start, end = _strip(text, (cut, end))
     yield start, end
+
+
+def _joint(text: str, start: int, cut: int, floor: int) -> int:
+    """Return the last good place to cut above ``floor``, at or before ``cut``.
+
+    A space is best, then the end of a clause, then where Japanese goes from kana to kanji; failing these,
+    no sign is torn from the marks above, below or beside it.
+    """
+    space = max(text.rfind(" ", start, cut), text.rfind("\n", start, cut))
+    if space > floor:
+        return space
+    for joint in (_CLAUSE_END, _KANA_TO_KANJI):
+        ends = [found.end() for found in joint.finditer(text, max(floor, cut - JOINT_REACH), cut)]
+        if ends:
+            return ends[-1]
+    lowest = max(start + 1, cut - 16)
+    while cut > lowest and (_depends(text[cut]) or text[cut - 1] in _LEADS_ON):
+        cut -= 1
+    return cut
+
+
+def _depends(char: str) -> bool:
+    """Say whether a character cannot begin a line: marks, joiners, and vowels that follow their consonant."""
+    return unicodedata.category(char)[0] == "M" or char in _TRAILS
 
 
 def _strip(text: str, span: Span) -> Span:
@@ -227,7 +271,7 @@ def _joins(text: str, piece: _Piece, unit: _Unit, sections: Sequence[Section]) -
         return piece.only_heading and _common(sections, last.section, unit.section) == last.section
     if piece.only_heading or measure(text[piece.start : piece.end]) < TINY_SIZE:
         return True
-    return size <= TARGET_SIZE and _on_one_leaf(last.block.place, unit.block.place)
+    return size <= TARGET_SIZE and _on_one_leaf(last.place, unit.place)
 
 
 def _merge_tiny(text: str, pieces: list[_Piece], sections: Sequence[Section]) -> list[_Piece]:
@@ -247,6 +291,8 @@ def _may_merge(text: str, before: _Piece, after: _Piece, sections: Sequence[Sect
     if not (tiny_before or tiny_after):
         return False
     left, right = before.units[-1].section, after.units[0].section
+    if left != right and _counts_rows(before) and _counts_rows(after):
+        return False  # each sheet counts its own rows
     if left == right:
         return measure(text[before.start : after.end]) <= MAX_SIZE
     opens_section = after.only_heading or (
@@ -256,6 +302,10 @@ def _may_merge(text: str, before: _Piece, after: _Piece, sections: Sequence[Sect
         return False
     related = _common(sections, left, right) in (left, right, sections[right].parent)
     return related and measure(text[before.start : after.end]) <= TARGET_SIZE
+
+
+def _counts_rows(piece: _Piece) -> bool:
+    return any(unit.place is not None and unit.place.kind == "row" for unit in piece.units)
 
 
 def _path(sections: Sequence[Section], index: int) -> list[int]:
@@ -289,7 +339,7 @@ def _passage(
     lines = [_path_line(title, heading)]
     if turns:
         lines.append(_turns_line(dict.fromkeys(turn.speaker for turn in turns), first_at or occurred_at))
-    lines.append(_table_header(text, piece.units[0]))
+    lines.append(_table_header(text, piece))
     return Passage(
         start=piece.start,
         end=piece.end,
@@ -310,8 +360,10 @@ def _on_one_leaf(before: Place | None, after: Place | None) -> bool:
 
 
 def _place(piece: _Piece) -> Place | None:
-    told = [unit.block.place for unit in piece.units if unit.block.place is not None]
-    return Place(told[0].kind, told[0].first, max(place.last for place in told)) if told else None
+    told = [unit.place for unit in piece.units if unit.place is not None]
+    if not told:
+        return None
+    return Place(told[0].kind, min(place.first for place in told), max(place.last for place in told))
 
 
 def _path_line(title: str | None, heading: tuple[str, ...]) -> str:
@@ -325,7 +377,8 @@ def _turns_line(speakers: dict[str, None], at: datetime | None) -> str:
     return names if at is None else f"{at.date().isoformat()} {names}"
 
 
-def _table_header(text: str, unit: _Unit) -> str:
-    if not unit.continued or unit.block.header_end <= unit.block.start:
-        return ""
-    return text[unit.block.start : unit.block.header_end].strip()[:MAX_HEADER_CHARACTERS]
+def _table_header(text: str, piece: _Piece) -> str:
+    """Return the header row of the table that the piece goes on with, unless it holds that row."""
+    headers = (unit.block.header for unit in piece.units if unit.block.header is not None)
+    start, end = next(headers, (0, 0))
+    return text[start:end].strip()[:MAX_HEADER_CHARACTERS] if end <= piece.start else ""

@@ -30,7 +30,8 @@ MIN_RUNNING_PAGES = 3
 FULL_LINE = 0.82
 """A line reaching this far across its paragraph goes on in the next line."""
 
-_NO_TEXT = "the PDF has no text in it (scanned pages are images); run text recognition (OCR) on it first"
+_NO_TEXT = "the PDF has no text in it; when letters are drawn as shapes, text recognition (OCR) can read them"
+_ONLY_PICTURES = "the PDF has only pictures (a scan?); run text recognition (OCR) on it and send it again"
 _BULLET = re.compile(r"(?:[\uf000-\uf0ff•‣◦▪●○∙·–—*-]|\(?\d{1,3}[.)]|\(?[a-z]\))\s+\S")
 _PAGE_NUMBER = re.compile(r"(?:page\s+)?(?:\d{1,4}|[ivxlc]{1,6})(?:\s*(?:/|of)\s*\d{1,4})?", re.IGNORECASE)
 _SENTENCE_END = (".", "!", "?", ":", "。", "！", "？", "؟", "”", '."')
@@ -56,7 +57,7 @@ def extract_pdf(body: bytes, charset: str | None) -> Extracted:
     read = read_pdf(body)
     lines = [line for page in _without_running_lines(read.pages) for line in page]
     if not any(char.isalnum() for line in lines for char in line.text):
-        raise InvalidInputError(_NO_TEXT)
+        raise InvalidInputError(_ONLY_PICTURES if read.pictures else _NO_TEXT)
     levels = _heading_levels(lines)
     words = Counter(word.lower() for line in lines for word in _WORD.findall(line.text))
     pieces: list[str] = []
@@ -75,7 +76,22 @@ def extract_pdf(body: bytes, charset: str | None) -> Extracted:
     largest = [heading.label for heading in headings if heading.level == 1]
     opening = [heading.label for heading in headings[:1] if heading.start == 0]
     title = title or next(iter(largest + opening), None)
-    return Extracted("".join(pieces).rstrip(), tuple(blocks), tuple(headings), title, read.warnings)
+    warnings = [*read.warnings, *_picture_warning(read.pictures)]
+    return Extracted("".join(pieces).rstrip(), tuple(blocks), tuple(headings), title, tuple(warnings))
+
+
+def _picture_warning(pages: Sequence[int]) -> Iterator[str]:
+    """Name the pages that are pictures, as ``pages 3, 5-7``."""
+    runs: list[list[int]] = []
+    for page in pages:
+        if runs and runs[-1][-1] == page - 1:
+            runs[-1].append(page)
+        else:
+            runs.append([page])
+    told = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    if pages:
+        what = f"page {told} is a picture" if len(pages) == 1 else f"pages {told} are pictures"
+        yield f"{what}; for their text, run text recognition (OCR) on the PDF and send it again"
 
 
 def _place(lines: Sequence[Line]) -> Place:
@@ -84,7 +100,9 @@ def _place(lines: Sequence[Line]) -> Place:
 
 def _is_title(title: str) -> bool:
     """Producers often leave a file's name, or the program's, as the title."""
-    return not re.search(r"\.\w{2,4}$|^untitled|^microsoft word|^\W*$", title, re.IGNORECASE)
+    return not re.search(
+        r"\.\w{2,4}$|^untitled|^microsoft word|^powerpoint presentation$|^\W*$", title, re.IGNORECASE
+    )
 
 
 def _without_running_lines(pages: Sequence[Sequence[Line]]) -> Iterator[list[Line]]:

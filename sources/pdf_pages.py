@@ -52,9 +52,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class PdfText:
-    """The lines of each page in reading order, the document's own title, and warnings."""
+    """The lines of each page in reading order, the document's own title, and warnings.
+
+    ``pictures`` are the numbers of the pages that show pictures and have no text.
+    """
 
     pages: tuple[tuple[Line, ...], ...]
+    pictures: tuple[int, ...]
     title: str | None
     warnings: tuple[str, ...]
 
@@ -80,6 +84,7 @@ def _read(document: pypdfium2.PdfDocument) -> PdfText:
     if count > MAX_PAGES:
         raise InvalidInputError(f"the PDF has {count} pages, more than {MAX_PAGES}; send it in parts")
     pages: list[tuple[Line, ...]] = []
+    pictures: list[int] = []
     warnings: list[str] = []
     for index in range(count):
         try:
@@ -89,11 +94,19 @@ def _read(document: pypdfium2.PdfDocument) -> PdfText:
             warnings.append(f"page {index + 1} is damaged and was left out")
             pages.append(())
             continue
-        pages.append(tuple(_page_lines(text_page, index + 1, warnings)))
+        lines = tuple(_page_lines(text_page, index + 1, warnings))
+        if not lines and _shows_picture(page):
+            pictures.append(index + 1)
+        pages.append(lines)
         text_page.close()
         page.close()
     title = " ".join(document.get_metadata_value("Title").replace("\x00", "").split())
-    return PdfText(tuple(pages), title or None, tuple(warnings))
+    return PdfText(tuple(pages), tuple(pictures), title or None, tuple(warnings))
+
+
+def _shows_picture(page: pypdfium2.PdfPage) -> bool:
+    """Say whether the page draws an image; forms within it are searched to a small depth."""
+    return any(True for _ in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=5))
 
 
 def _page_lines(text_page: pypdfium2.PdfTextPage, page: int, warnings: list[str]) -> list[Line]:
@@ -131,6 +144,8 @@ def _line(text_page: pypdfium2.PdfTextPage, codes: list[int], indices: range, pa
                 heights.append(height)
             left, right, bottom = min(left, box.left), max(right, box.right), min(bottom, box.bottom)
         pieces.append(char)
+    if pieces[0] == "\xad" and len(pieces) > 1 and pieces[1].isspace():
+        pieces[0] = "•"  # no word is broken here: a symbol font's bullet
     bounds = [0, *gaps, len(pieces)]
     parts = [part for a, b in pairwise(bounds) for part in _LEADER.split("".join(pieces[a:b]))]
     cells = tuple(filter(None, (" ".join(part.split()) for part in parts)))
@@ -159,4 +174,6 @@ def _character(code: int) -> str:
         return "\xad"
     if code < 0x20 or 0xD800 <= code <= 0xDFFF or code > 0x10FFFF or code == 0x7F:
         return " " if code in (9, 11, 12) else ""
+    if 0x80 <= code < 0xA0:  # a symbol font's sign without a meaning of its own: mostly a bullet
+        return "•"
     return chr(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from sources.decoding import decode_text
 from sources.outline import Block, Extracted
@@ -23,8 +24,13 @@ def extract_text(body: bytes, charset: str | None) -> Extracted:
     The dated head of a chat kept as text is its title, too, so that each passage bears the date.
     """
     text, warnings = decode_text(body, charset)
-    blocks = tuple(Block(*found.span()) for found in _PARAGRAPH.finditer(text))
+    blocks = tuple(Block(*span) for span in paragraph_blocks(text))
     return Extracted(text, blocks, title=_title(text), warnings=tuple(warnings))
+
+
+def paragraph_blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the spans that blank lines set apart."""
+    return (found.span() for found in _PARAGRAPH.finditer(text))
 
 
 def _title(text: str) -> str | None:

@@ -1,8 +1,22 @@
 """What holds of everything the parser returns."""
 
+from pathlib import Path
+
+import pytest
+
 from memory.values import Attributes, Content, Parsed
 from sources.parse import SourceParser
 from sources.passages import MAX_SIZE, measure
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def data(*parts: str) -> Path:
+    """The path of shared test data; without it the test is skipped by name."""
+    path = DATA.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(parts)} is not among the shared data here")
+    return path
 
 
 def parse(

@@ -1,5 +1,8 @@
 """Passages: whole blocks where they fit, whole sentences where they do not, never a lost heading."""
 
+import unicodedata
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,3 +121,35 @@ def test_a_word_without_end_is_cut_in_linear_time() -> None:
     parsed = parse("x" * 300_000)
 
     assert len(parsed.passages) == 250
+
+
+THAI = "กรุงเทพมหานครเป็นเมืองหลวงและนครที่มีประชากรมากที่สุดของประเทศไทย"
+LAO = "ນະຄອນຫຼວງວຽງຈັນເປັນເມືອງຫຼວງຂອງສາທາລະນະລັດປະຊາທິປະໄຕປະຊາຊົນລາວ"
+KHMER = "រាជធានីភ្នំពេញជាទីក្រុងធំជាងគេនៃព្រះរាជាណាចក្រកម្ពុជា"
+JAPANESE = "東京は日本の首都であり世界でも最大級の都市圏のひとつとして知られている"
+
+
+@pytest.mark.parametrize("sentence", [THAI, LAO, KHMER, JAPANESE])
+def test_scripts_without_spaces_are_cut_where_no_sign_is_torn(sentence: str) -> None:
+    """No passage begins with a mark that belongs to the letter before, or ends with a vowel that leads on."""
+    parsed = parse(sentence * 60)
+
+    pieces = texts(parsed)
+    assert len(pieces) > 2
+    assert all(measure(piece) > MAX_SIZE / 4 for piece in pieces[:-1])
+    for piece in pieces:
+        assert unicodedata.category(piece[0])[0] != "M"
+        assert piece[0] not in "ะาำๆະາຳっゃゅょー、。"
+        assert piece[-1] not in "เแโใไເແໂໃໄ\u17d2"
+
+
+def test_a_long_run_is_cut_after_a_clause_where_there_is_one() -> None:
+    parsed = parse(("これは長い文の一部で、" * 9 + "まだ続く、") * 12)
+
+    assert all(piece.endswith("、") for piece in texts(parsed))
+
+
+def test_japanese_without_any_mark_is_cut_before_a_kanji() -> None:
+    parsed = parse(JAPANESE * 60)
+
+    assert all(piece[0] >= "\u4e00" for piece in texts(parsed))

@@ -1,23 +1,15 @@
 """Real documents and broken ones: what a user would send, and what an attacker would."""
 
+import io
 import json
 import time
-from pathlib import Path
 
+import pypdfium2
 import pytest
 
 from memory.errors import InvalidInputError, LetheError
 from memory.values import Passage
-from tests.sources.checks import parse, texts
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
-
-
-def data(*parts: str) -> Path:
-    path = DATA.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"{'/'.join(parts)} is not among the shared data here")
-    return path
+from tests.sources.checks import data, parse, texts
 
 
 def test_wikipedia_keeps_the_article_alone() -> None:
@@ -78,8 +70,25 @@ def test_a_pdf_book_loses_its_running_foot_and_keeps_its_contents() -> None:
 
 
 def test_a_scan_is_refused_with_advice() -> None:
-    with pytest.raises(InvalidInputError, match="OCR"):
+    with pytest.raises(InvalidInputError, match=r"only pictures.*OCR"):
         parse(data("documents", "ocr", "ocr_test.pdf").read_bytes(), "application/pdf")
+
+
+def test_pages_that_are_pictures_are_named() -> None:
+    """A report with scanned pages among the typed ones is read, and says which pages are missing."""
+    report = pypdfium2.PdfDocument(data("documents", "pdf", "multi_page.pdf").read_bytes())
+    scan = pypdfium2.PdfDocument(data("documents", "ocr", "ocr_test.pdf").read_bytes())
+    for index in (1, 3, 4):
+        report.import_pages(scan, [0], index=index)
+    buffer = io.BytesIO()
+    report.save(buffer)
+
+    parsed = parse(buffer.getvalue(), "application/pdf")
+
+    assert parsed.warnings == (
+        "pages 2, 4-5 are pictures; for their text, run text recognition (OCR) on the PDF and send it again",
+    )
+    assert {_page(passage) for passage in parsed.passages} == {1, 3, 6, 7, 8}
 
 
 def test_an_encrypted_pdf_is_refused_with_advice() -> None:

@@ -1,0 +1,128 @@
+"""Captions: WebVTT and SubRip cues become running text that knows its times.
+
+A cue that says who speaks is a turn. Lines that roll (each cue repeats the last line of the one before) are
+told once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import unescape
+
+from memory.errors import InvalidInputError
+from memory.values import Place
+from sources.decoding import decode_text
+from sources.outline import Extracted, Turn
+from sources.writer import Writer, one_line
+
+PAUSE_MS = 4000
+"""A silence of this length sets paragraphs apart."""
+
+_TIMES = re.compile(
+    r"\s*(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})\s*-->\s*(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+)
+_VOICE = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^<>\n]{0,300})>")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>|</?\d\d?:[\d:.]+>|<\d[\d:.]*>|\{\\[^{}]*\}")
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cue:
+    """What is shown from ``start_ms`` to ``end_ms``."""
+
+    key: str
+    start_ms: int
+    end_ms: int
+    speaker: str | None
+    text: str
+
+
+def extract_captions(body: bytes, charset: str | None) -> Extracted:
+    """Return the cues' text with ``Place`` of kind time, in milliseconds.
+
+    Raises ``InvalidInputError`` when there is no cue with its times.
+    """
+    text, warnings = decode_text(body, charset)
+    writer = Writer(warnings)
+    cues = list(_without_rolling(_cues(text)))
+    if not cues:
+        raise InvalidInputError(
+            "there are no captions in it: no line of times such as 00:01.000 --> 00:04.000"
+        )
+    last: _Cue | None = None
+    for cue in cues:
+        place = Place("time", cue.start_ms, max(cue.start_ms, cue.end_ms))
+        same = last is not None and cue.speaker == last.speaker
+        paused = last is None or not same or cue.start_ms - last.end_ms >= PAUSE_MS
+        ended = last is None or _SENTENCE_END.search(last.text) is not None
+        joint = "\n\n" if paused else "\n" if ended else " "
+        if cue.speaker is None:
+            writer.add(cue.text, place=place, joint=joint)
+        else:
+            told = cue.text if same and not paused else f"{cue.speaker}: {cue.text}"
+            writer.add(told, "turn", place=place, turn=Turn(cue.key, cue.speaker), joint=joint)
+        last = cue
+    return writer.finish(_title(text))
+
+
+def _title(text: str) -> str | None:
+    """Return what stands beside the signature of a WebVTT file, as in ``WEBVTT - Opening talk``."""
+    first = text.split("\n", 1)[0]
+    return first[6:].strip(" \t-–:") or None if first.startswith("WEBVTT") else None
+
+
+def _cues(text: str) -> Iterator[_Cue]:
+    """Yield the cues; notes, styles and regions have no times and fall away."""
+    lines = text.split("\n")
+    index = count = 0
+    while index < len(lines):
+        times = _TIMES.match(lines[index]) if "-->" in lines[index] else None
+        if times is None:
+            index += 1
+            continue
+        name = lines[index - 1].strip() if index else ""
+        told: list[str] = []
+        index += 1
+        while index < len(lines) and lines[index].strip() and "-->" not in lines[index]:
+            told.append(lines[index])
+            index += 1
+        if index < len(lines) and "-->" in lines[index] and told and told[-1].strip().isdigit():
+            told.pop()  # the number of the next cue, with no blank line before it
+        count += 1
+        start, end = _milliseconds(times.groups()[:4]), _milliseconds(times.groups()[4:])
+        yield from _voices(name[:100] or str(count), start, end, "\n".join(told))
+
+
+def _voices(key: str, start: int, end: int, told: str) -> Iterator[_Cue]:
+    """Yield a cue for each speaker in it."""
+    pieces = _VOICE.split(told)
+    speakers = [None, *(one_line(unescape(name)) or None for name in pieces[1::2])]
+    for speaker, piece in zip(speakers, pieces[::2], strict=True):
+        lines = (one_line(unescape(_TAG.sub("", line))) for line in piece.split("\n"))
+        text = "\n".join(filter(None, lines))
+        if text:
+            yield _Cue(key, start, end, speaker, text)
+
+
+def _without_rolling(cues: Iterator[_Cue]) -> Iterator[_Cue]:
+    """Leave out lines that the cue before has just shown, and join each cue's lines."""
+    shown: list[str] = []
+    for cue in cues:
+        lines = cue.text.split("\n")
+        fresh = lines
+        for count in range(min(len(lines), len(shown)), 0, -1):
+            if shown[-count:] == lines[:count]:
+                fresh = lines[count:]
+                break
+        shown = lines
+        dashed = len(fresh) > 1 and all(line.startswith(("-", "–")) for line in fresh)
+        text = ("\n" if dashed else " ").join(fresh)
+        if text:
+            yield _Cue(cue.key, cue.start_ms, cue.end_ms, cue.speaker, text)
+
+
+def _milliseconds(parts: tuple[str | None, ...]) -> int:
+    hours, minutes, seconds, fraction = (part or "0" for part in parts)
+    return ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * 1000 + int(fraction.ljust(3, "0"))

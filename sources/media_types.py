@@ -1,0 +1,167 @@
+"""Which format a file is: by its first bytes where these are telling, else by its name.
+
+Nothing here reads a document, or imports anything that does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+
+UNKNOWN_MEDIA_TYPE = "application/octet-stream"
+DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+XLS = "application/vnd.ms-excel"
+ODT = "application/vnd.oasis.opendocument.text"
+ODP = "application/vnd.oasis.opendocument.presentation"
+ODS = "application/vnd.oasis.opendocument.spreadsheet"
+EPUB = "application/epub+zip"
+RTF = "application/rtf"
+EML = "message/rfc822"
+
+EXTENSIONS = {
+    ".txt": "text/plain",
+    ".text": "text/plain",
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+    ".html": "text/html",
+    ".htm": "text/html",
+    ".xhtml": "application/xhtml+xml",
+    ".pdf": "application/pdf",
+    ".json": "application/json",
+    ".jsonl": "application/jsonl",
+    ".ndjson": "application/x-ndjson",
+    ".docx": DOCX,
+    ".docm": DOCX,
+    ".dotx": DOCX,
+    ".pptx": PPTX,
+    ".pptm": PPTX,
+    ".ppsx": PPTX,
+    ".xlsx": XLSX,
+    ".xlsm": XLSX,
+    ".xls": XLS,
+    ".odt": ODT,
+    ".ott": ODT,
+    ".odp": ODP,
+    ".ods": ODS,
+    ".epub": EPUB,
+    ".rtf": RTF,
+    ".csv": "text/csv",
+    ".tsv": "text/tab-separated-values",
+    ".tab": "text/tab-separated-values",
+    ".eml": EML,
+    ".vtt": "text/vtt",
+    ".srt": "application/x-subrip",
+    ".doc": "application/msword",
+    ".ppt": "application/vnd.ms-powerpoint",
+}
+"""Extensions of what is read, and of common files that are not, so that the refusal names them."""
+
+CODE_EXTENSIONS = {
+    "c": ".c .h",
+    "c++": ".cc .cpp .cxx .hpp .hh .hxx",
+    "csharp": ".cs",
+    "css": ".css .scss .less",
+    "dart": ".dart",
+    "go": ".go",
+    "java": ".java",
+    "javascript": ".js .mjs .cjs .jsx",
+    "kotlin": ".kt .kts",
+    "lua": ".lua",
+    "perl": ".pl .pm",
+    "php": ".php",
+    "python": ".py .pyi",
+    "r": ".r",
+    "ruby": ".rb",
+    "rust": ".rs",
+    "scala": ".scala",
+    "shellscript": ".sh .bash .zsh",
+    "sql": ".sql",
+    "swift": ".swift",
+    "toml": ".toml .ini .cfg",
+    "typescript": ".ts .tsx",
+    "yaml": ".yaml .yml",
+}
+"""Languages of source code, each with its extensions; the media type is ``text/x-`` and the language."""
+
+CODE_MEDIA_TYPES = tuple(f"text/x-{language}" for language in CODE_EXTENSIONS)
+
+EXTENSIONS |= {
+    extension: f"text/x-{language}"
+    for language, extensions in CODE_EXTENSIONS.items()
+    for extension in extensions.split()
+}
+
+_HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
+_ZIP_START = b"PK\x03\x04"
+_OLE_START = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_BINARY_STARTS = (_ZIP_START, _OLE_START, b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x7fELF", b"\x1f\x8b")
+_WIDE_TEXT_STARTS = (b"\xff\xfe", b"\xfe\xff")
+_ZIP_MIMETYPES = {kind.encode(): kind for kind in (EPUB, ODT, ODP, ODS)}
+_ZIP_MEMBERS = {b"word/": DOCX, b"ppt/": PPTX, b"xl/": XLSX, b"META-INF/container.xml": EPUB}
+_ZIP_MEMBER = re.compile(
+    rb"PK(?:\x03\x04.{26}|\x01\x02.{42})(" + b"|".join(map(re.escape, _ZIP_MEMBERS)) + rb")", re.DOTALL
+)
+_OLE_STREAMS = {"Workbook": XLS, "WordDocument": "application/msword"}
+_OLE_STREAMS["PowerPoint Document"] = "application/vnd.ms-powerpoint"
+_MAIL_FIELDS = (b"return-path:", b"received:", b"delivered-to:", b"from:", b"to:", b"date:", b"subject:")
+
+
+def guess_media_type(filename: str | None, head: bytes) -> str:
+    """Return the media type of a file by its first bytes (a kilobyte or more; all, for a zip file) and name.
+
+    Bytes that no other format begins with overrule the name: a PDF named ``.txt`` is a PDF. Text of an
+    unknown extension is plain text; bytes that are not text are ``application/octet-stream``.
+    """
+    by_name = EXTENSIONS.get(PurePath(filename).suffix.lower()) if filename else None
+    by_content = _sniff_binary(head)
+    if by_content is None:
+        return by_name or _sniff_text(head)
+    if by_content == UNKNOWN_MEDIA_TYPE:
+        return by_name or UNKNOWN_MEDIA_TYPE
+    return by_content
+
+
+def _sniff_binary(head: bytes) -> str | None:
+    """Return the type that the first bytes prove; unknown for other binary files, ``None`` for text."""
+    if b"%PDF-" in head[:1024]:
+        return "application/pdf"
+    if head.startswith(b"{\\rtf"):
+        return RTF
+    if head.startswith(_ZIP_START):
+        return _sniff_zip(head)
+    if head.startswith(_OLE_START):
+        names = (kind for name, kind in _OLE_STREAMS.items() if name.encode("utf-16-le") in head)
+        return next(names, UNKNOWN_MEDIA_TYPE)
+    if head.startswith(_BINARY_STARTS) or (b"\x00" in head and not head.startswith(_WIDE_TEXT_STARTS)):
+        return UNKNOWN_MEDIA_TYPE
+    return None
+
+
+def _sniff_zip(head: bytes) -> str:
+    """Tell zip files apart by the names of their members, which are not packed."""
+    for kind, media_type in _ZIP_MIMETYPES.items():
+        if b"mimetype" + kind in head[:200]:
+            return media_type
+    found = _ZIP_MEMBER.search(head)
+    return _ZIP_MEMBERS[found[1]] if found is not None else UNKNOWN_MEDIA_TYPE
+
+
+def _sniff_text(head: bytes) -> str:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start[:16].lower().startswith(_HTML_STARTS):
+        return "text/html"
+    if start.startswith(b"WEBVTT"):
+        return "text/vtt"
+    if start.startswith(b"{"):
+        lines = start.splitlines()
+        closed = lines[0].rstrip().endswith(b"}")
+        json_lines = closed and len(lines) > 1 and lines[1].startswith(b"{")
+        return "application/jsonl" if json_lines else "application/json"
+    if start.startswith(b"[") and start[1:].lstrip()[:1] in (b"{", b"]"):
+        return "application/json"
+    fields = {line.split(b":")[0].lower() + b":" for line in start[:4096].splitlines() if b":" in line}
+    if start.lower().startswith(_MAIL_FIELDS) and {b"from:", b"subject:", b"mime-version:"} <= fields:
+        return EML
+    return "text/plain"
