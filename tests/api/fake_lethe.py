@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from memory.errors import ForbiddenError, ForgottenError, InvalidInputError, NotFoundError
 from memory.fence import InProcessFence, shared
+from memory.filters import compile_filter
 from memory.values import Content, EntryId, ForgetId, JobId, PassageId, SourceId, TenantId
 from service.views import (
     AnswerCitation,
@@ -183,10 +184,17 @@ class FakeLethe:
             raise ForgottenError(source_id)
         return self._view(known[-1], text=True)
 
-    def list_sources(self, tenant_id, *, kind, user_id, cursor, limit):
+    def list_sources(self, tenant_id, *, kind, user_id, cursor, limit, filter=None, pending=False):
         self._fail()
+        condition = None if filter is None else compile_filter(filter)
         newest = {one.source_id: one for one in self._all(tenant_id) if one.content.kind == kind}
-        views = [self._view(one, text=False) for one in newest.values()]
+        chosen = [
+            one
+            for one in newest.values()
+            if condition is None
+            or condition.matches(one.content.attributes, recorded_at=datetime(2026, 3, 1, tzinfo=UTC))
+        ]
+        views = [self._view(one, text=False) for one in chosen]
         return self._page([one for one in views if user_id in (None, one.user_id)], cursor, limit)
 
     def recall(self, tenant_id, query, *, limit=10, filter=None, as_of=None, hierarchy=True):

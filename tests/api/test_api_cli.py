@@ -261,7 +261,7 @@ def test_a_taken_port_is_told(port):
 def test_help_is_quick_and_client_commands_load_no_models():
     """Half a second on an idle core; on a busy one the imports are what a test can hold to."""
     code = (
-        "import sys; from api.cli import app; import api.client, api.cli_memory, api.ingesting;"
+        "import sys; from api.cli import app; import api.client, api.cli_memory, api.cli_ingest, api.ingesting, api.folder_sync, api.folder_watch;"
         "bad = {'torch', 'transformers', 'faiss', 'fastapi', 'sqlalchemy', 'celery', 'numpy', 'uvicorn'} & set(sys.modules);"
         "sys.exit(str(bad) if bad else 0)"
     )
