@@ -56,7 +56,7 @@ def test_links_out_of_the_folder_and_links_to_directories_are_not_followed(tmp_p
 
 def test_what_cannot_be_looked_at_is_said(tmp_path, monkeypatch):
     fill(tmp_path, "a.md", "shut/b.md")
-    os.mkdir(os.fsencode(tmp_path) + b"/bad\xff")
+    (tmp_path / os.fsdecode(b"bad\xff")).mkdir()
     scandir = os.scandir
 
     def refusing(path):
@@ -161,10 +161,8 @@ def test_mailboxes_are_taken_apart_wherever_they_stand(tmp_path):
 
     names = sorted(scan.items)
     assert names[:2] == ["Inbox/one@x", "Inbox/two@x"]
-    assert [name[:22] for name in names[2:]] == [
-        "mail/.Sent/sha256-7a1f"[:18] + names[2][18:22],
-        "mail/three@x",
-    ]
+    assert names[2].startswith("mail/.Sent/sha256-")
+    assert names[3:] == ["mail/three@x"]
     assert scan.items["Inbox/one@x"].read().endswith(b"\n\nFrom now on the tide is high.\n")
     assert scan.items["mail/three@x"].read().endswith(b">From a friend\n")
     assert not is_mbox(tmp_path / "From.mbox")
