@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+import shlex
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -75,6 +77,8 @@ def ingest(
     folders = [path for path in given if _is_folder(path)]
     if watch and (len(folders), len(given)) != (1, 1):
         raise InvalidInputError("--watch takes one folder, and nothing beside it")
+    if dry_run and (watch or manifest is not None or len(folders) < len(given)):
+        raise InvalidInputError("--dry-run is for folders and mailboxes, once")
     if name is not None and len(folders) != 1:
         raise InvalidInputError("--name takes one folder")
     candidates = find_files([path for path in given if path not in folders])
@@ -145,7 +149,7 @@ def _ingest_folder(
         _show_plan(plan, delete=delete)
         return Counter(), sorted(plan.failed.items())
     if scan.left_out:
-        errors().print(f"{scan.left_out} files of kinds that Lethe does not read were left out")
+        errors().print(f"left out, being of kinds that Lethe does not read: {scan.left_out}")
     forgotten = 0
     if plan.gone and not delete:
         _tell_gone(plan)
@@ -164,7 +168,7 @@ def _forget_gone(sync: FolderSync, scan: Scan, plan: Plan, *, yes: bool) -> int:
     _refuse_empty(sync, scan)
     for known in plan.gone:
         output().print(Text(plain(f"gone: {known.path}")), soft_wrap=True)
-    if not yes and not typer.confirm(f"Forget these {len(plan.gone)} documents for good?"):
+    if not yes and not typer.confirm(f"Forget for good what is gone ({len(plan.gone)})?"):
         raise typer.Exit(1)
     with _progress() as tell, _resumable():
         sync.tell = tell
@@ -180,10 +184,10 @@ def _refuse_empty(sync: FolderSync, scan: Scan) -> None:
     if not scan.items:
         from api.folder_plan import folder_filter
 
-        condition = str(folder_filter(sync.folder)).replace("'", '"')
+        condition = shlex.quote(json.dumps(folder_filter(sync.folder)))
         raise InvalidInputError(
             f"the folder is empty, while {len(sync.known)} documents of it are remembered; is it mounted? "
-            f"If it is meant: lethe forget --filter '{condition}'"
+            f"If it is meant: lethe forget --filter {condition}"
         )
 
 
@@ -259,7 +263,7 @@ def _show_plan(plan: Plan, *, delete: bool) -> None:
 
 def _tell_gone(plan: Plan) -> None:
     errors().print(
-        f"{len(plan.gone)} documents are gone from the folder and still remembered; --delete forgets them"
+        f"gone from the folder and still remembered: {len(plan.gone)}; --delete forgets them", markup=False
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import structlog
 from doors import serving
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -60,8 +61,10 @@ def working(house: House) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def port(house: House) -> Iterator[int]:
     house.lethe.start = house.lethe.stop = lambda: None  # type: ignore[method-assign]
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # the service runs in this process
     with serving(house.lethe) as port:
         yield port
+    structlog.reset_defaults()
     del house.lethe.start, house.lethe.stop
 
 
