@@ -65,11 +65,15 @@ def ingest(
 ) -> None:
     """Remember files, and keep folders in step.
 
-    Of a folder only what is new or changed is sent; a file that moved stays the same document. Broken off, it
-    is taken up where it was: just run it again. Hidden files, and what the folder's .letheignore names (as a
-    .gitignore would), are left out. mbox files and Maildirs are taken apart into messages.
+    Of a folder only what is new or changed is sent.
+    A file that moved stays the same document.
+    A run that was broken off is taken up where it was: run it again.
 
-    What is gone from the folder stays remembered, and is only counted, unless --delete says to forget it.
+    Hidden files are left out, and what the folder's .letheignore names.
+    mbox files and Maildirs are taken apart into messages.
+
+    What is gone from the folder stays remembered and is only counted,
+    unless --delete says to forget it.
     """
     from api.ingesting import find_files, read_manifest
 

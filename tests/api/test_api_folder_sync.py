@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -21,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 import api.folder_sync
 from api.client import LetheClient
-from api.folder_plan import METADATA_KEY, folder_filter
-from api.folder_scan import Scanner
+from api.folder_plan import METADATA_KEY, folder_filter, make_plan
+from api.folder_scan import Item, Scanner
 from api.folder_sync import FolderSync, Outcome, Patience
 from embedding.encoder import TextEncoder
 from memory.errors import ForbiddenError, InvalidInputError, UnavailableError
@@ -317,28 +318,30 @@ def test_a_file_that_cannot_be_indexed_is_reported_each_time_and_leaves_the_othe
 
 
 def test_size_and_time_spare_reading_and_fresh_files_are_read(
-    house: House, client: LetheClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    house: House, client: LetheClient, tmp_path: Path
 ) -> None:
-    import os
-
-    root = make(tmp_path / "f", old="tide one", fresh="tide two")
-    os.utime(root / "old.txt", (1_700_000_000, 1_700_000_000))
+    """A file is read when its size or its time differs, or when it was too fresh to go by its time."""
+    root = make(tmp_path / "f", old="tide one", touched="tide two", longer="tide three", fresh="tide four")
+    for name in ("old", "touched", "longer"):
+        os.utime(root / f"{name}.txt", (1_700_000_000, 1_700_000_000))
     with working(house):
         bring_in_step(client, "spared", root)
+    (root / "touched.txt").write_text("tide TWO")
+    os.utime(root / "touched.txt", (1_700_000_001, 1_700_000_001))
+    (root / "longer.txt").write_text("tide three and more")
+    os.utime(root / "longer.txt", (1_700_000_000, 1_700_000_000))
     read: list[str] = []
-    digest = api.folder_sync.Item.digest
+
+    def digest(item: Item) -> str:
+        read.append(item.path)
+        return item.digest()
+
     sync = new_sync(client, "spared")
     sync.load()
-    plan = api.folder_sync.make_plan(
-        "spared",
-        Scanner(root).scan(),
-        sync.known.values(),
-        {},
-        lambda item: (read.append(item.path), digest(item))[1],
-    )
+    plan = make_plan("spared", Scanner(root).scan(), sync.known.values(), {}, digest)
 
-    assert read == ["fresh.txt"]
-    assert len(plan.unchanged) == 2
+    assert sorted(read) == ["fresh.txt", "longer.txt", "touched.txt"]
+    assert sorted(step.item.path for step in plan.steps) == ["longer.txt", "touched.txt"]
 
 
 def test_what_cannot_be_looked_at_is_not_taken_for_gone(
