@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pathspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.folder_ignore import Ignore
@@ -78,12 +78,19 @@ def test_what_cannot_be_looked_at_is_said(tmp_path, monkeypatch):
 
 NAMES = st.text(alphabet="ab.", min_size=1, max_size=3).filter(lambda name: name.strip("."))
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
-GLOBS = st.text(alphabet="ab.*?/!", min_size=1, max_size=8).filter(
-    lambda glob: "***" not in glob and "//" not in glob
-)
+GLOBS = st.tuples(
+    st.sampled_from(["", "!"]),
+    st.sampled_from(
+        ["a", "b", "*", "a*", "?", "[ab]", "a/", "*/", "/a", "/*", "a/b", "*/b", "**/b", "a/**", "a/**/b"]
+    )
+    | st.text(alphabet="ab.*?/", min_size=1, max_size=6).filter(
+        lambda glob: "***" not in glob and "//" not in glob
+    ),
+).map("".join)
 
 
-@given(PATHS, st.lists(GLOBS, max_size=3))
+@settings(max_examples=400)
+@given(PATHS, st.lists(GLOBS, max_size=4))
 def test_patterns_mean_what_they_mean_to_git(path, globs):
     """Against an implementation of gitignore(5), directory by directory as git descends."""
     globs = [glob for glob in globs if glob.strip("!/")]

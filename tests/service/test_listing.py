@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from service.views import Scope, SourceView
 from tests.service.harness import TENANT, House, text_content
 
@@ -70,3 +72,15 @@ def test_what_is_forgotten_or_refused_before_it_is_indexed_is_not_listed(house: 
     house.waker.drain()
 
     assert list_all(house, pending=True) == []
+
+
+def test_what_is_fenced_is_hidden_though_the_index_still_shows_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(house, "The ferry 1.", external_id="d1")
+    house.waker.drain()
+    monkeypatch.setattr(house.lethe.indexes, "hide", lambda tenant_id, entry_ids: None)
+
+    house.lethe.forget(TENANT, Scope(external_ids=("d1",)), preview=False)
+
+    assert list_all(house) == list_all(house, pending=True) == []
