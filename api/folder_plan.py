@@ -63,7 +63,7 @@ def folder_filter(folder: str) -> dict[str, Any]:
 def read_known(document: SourceReply) -> Known:
     """Return what a listed document stands for."""
     said = document["metadata"][METADATA_KEY]
-    stamp = None if said["mtime_ns"] is None else Stamp(said["size"], said["mtime_ns"])
+    stamp = None if said["mtime_ns"] is None else Stamp(said["size"], int(said["mtime_ns"]))
     kept = {name: value for name, value in document["metadata"].items() if name != METADATA_KEY}
     attributes: dict[str, Any] = {"subjects": document["subjects"], "metadata": kept}
     for name in ("user_id", "agent_id", "run_id", "occurred_at"):
@@ -92,7 +92,8 @@ def make_fields(
             "path": step.item.path,
             "sha256": digest,
             "size": None if stamp is None else stamp.size,
-            "mtime_ns": None if stamp is None else stamp.mtime_ns,
+            # As text: JSON readers that know doubles only would change so large an integer.
+            "mtime_ns": None if stamp is None else str(stamp.mtime_ns),
         },
     }
     return cast("AttributeFields", fields)

@@ -118,6 +118,12 @@ def files(root: Path) -> list[tuple[str, str]]:
     )
 
 
+def age(path: Path, nanoseconds: int) -> None:
+    """Give a file an odd time long ago, which it may be known by."""
+    moment = 1_700_000_000_123_456_789 + nanoseconds
+    os.utime(path, ns=(moment, moment))
+
+
 class Killed(BaseException):
     """The process ends here."""
 
@@ -161,10 +167,12 @@ def test_the_service_holds_what_the_folder_holds(house: House, client: LetheClie
         def teardown(self) -> None:
             shutil.rmtree(self.root)
 
-        @rule(path=PATHS, text=TEXTS)
-        def write(self, path: str, text: str) -> None:
+        @rule(path=PATHS, text=TEXTS, old=st.booleans())
+        def write(self, path: str, text: str, old: bool) -> None:
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
             (self.root / path).write_text(text)
+            if old:
+                age(self.root / path, next(NUMBERS))
 
         @precondition(lambda self: files(self.root))
         @rule(data=st.data(), to=PATHS)
@@ -323,13 +331,13 @@ def test_size_and_time_spare_reading_and_fresh_files_are_read(
     """A file is read when its size or its time differs, or when it was too fresh to go by its time."""
     root = make(tmp_path / "f", old="tide one", touched="tide two", longer="tide three", fresh="tide four")
     for name in ("old", "touched", "longer"):
-        os.utime(root / f"{name}.txt", (1_700_000_000, 1_700_000_000))
+        age(root / f"{name}.txt", 0)
     with working(house):
         bring_in_step(client, "spared", root)
     (root / "touched.txt").write_text("tide TWO")
-    os.utime(root / "touched.txt", (1_700_000_001, 1_700_000_001))
+    age(root / "touched.txt", 1)
     (root / "longer.txt").write_text("tide three and more")
-    os.utime(root / "longer.txt", (1_700_000_000, 1_700_000_000))
+    age(root / "longer.txt", 0)
     read: list[str] = []
 
     def digest(item: Item) -> str:
