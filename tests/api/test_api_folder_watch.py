@@ -360,12 +360,16 @@ def test_control_c_ends_a_watch_cleanly(port, quiet, lethe, notes):
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
+    told = ""
     try:
-        wait_until(lambda: len(held(lethe)) == 3)
-        (notes / "d.txt").write_text("tide d")
-        wait_until(lambda: len(held(lethe)) == 4)
+        for awaited in ("watching", "new: d.txt"):
+            while awaited not in told:
+                line = process.stdout.readline().decode()
+                assert line, told
+                told += line
+            (notes / "d.txt").write_text("tide d")
         process.send_signal(signal.SIGINT)
-        told = process.communicate(timeout=20)[0].decode()
+        told += process.communicate(timeout=20)[0].decode()
     finally:
         process.kill()
         process.wait()
