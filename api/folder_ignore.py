@@ -60,9 +60,9 @@ def _to_regex(glob: str) -> str:
         if glob.startswith("**/", at) and (at == 0 or glob[at - 1] == "/"):
             parts.append("(?:[^/]+/)*")
             at += 3
-        elif glob.startswith("/**", at) and at + 3 == len(glob):
-            parts.append("/.+")
-            at += 3
+        elif glob[at:] == "**" and (at == 0 or glob[at - 1] == "/"):
+            parts.append(".+")
+            at += 2
         elif glob[at] == "*":
             parts.append("[^/]*")
             at += 1
