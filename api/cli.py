@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from api import cli_memory, cli_models, cli_operations, cli_serve
+from api import cli_ingest, cli_memory, cli_models, cli_operations, cli_serve
 from api.terminal import errors
 from memory.errors import ForbiddenError, LetheError, UnavailableError
 
@@ -47,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(cli_serve.serve)
-app.command("ingest")(cli_memory.ingest)
+app.command("ingest")(cli_ingest.ingest)
 app.command("ask")(cli_memory.ask)
 app.command("recall")(cli_memory.recall)
 app.command("forget")(cli_memory.forget)

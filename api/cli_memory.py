@@ -1,9 +1,8 @@
-"""Commands that use the memory: ``ingest``, ``ask``, ``recall`` and ``forget``."""
+"""Commands that use the memory: ``ask``, ``recall`` and ``forget``."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,92 +10,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from api.terminal import SERVICE_URL, Data, Key, Url, connect, errors, output, plain, progress_bar
-from memory.errors import InvalidInputError, LetheError, UnavailableError
+from api.folder_plan import METADATA_KEY
+from api.terminal import SERVICE_URL, Data, Key, Url, connect, errors, output, plain
+from memory.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from api.client import LetheClient, ScopeFields
-    from api.ingesting import Candidate
-    from api.replies import CitationReply, ForgetReply, PlaceReply, SpanReply
+    from api.replies import CitationReply, ForgetReply, HitReply, PlaceReply, SpanReply
 
-INGEST_WAIT_SECONDS = 3600
 FORGET_WAIT_SECONDS = 300
-
-
-def ingest(
-    paths: Annotated[list[Path] | None, typer.Argument(exists=True, help="files and folders")] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help='JSON: [{"path", "title", "subjects", ...}]'),
-    ] = None,
-    subject: Annotated[list[str] | None, typer.Option(help="who or what it is about (repeatable)")] = None,
-    user: Annotated[str | None, typer.Option(help="whose it is")] = None,
-    url: Url = SERVICE_URL,
-    key: Key = None,
-    data: Data = None,
-) -> None:
-    """Remember files, and what is in folders; what is unchanged costs nothing."""
-    from api.ingesting import find_files, read_manifest
-
-    candidates = find_files(paths or [])
-    if manifest is not None:
-        candidates += read_manifest(manifest)
-    if not candidates:
-        raise InvalidInputError("there is nothing to ingest that Lethe reads")
-    with connect(url, key, data) as client:
-        outcomes, failures = _ingest(client, candidates, subject or [], user)
-    table = Table("outcome", "files")
-    for outcome, count in sorted(outcomes.items()):
-        table.add_row(outcome, str(count))
-    output().print(table)
-    for name, reason in failures:
-        errors().print(Text(plain(f"{name}: {reason}"), style="red"), soft_wrap=True)
-    if failures:
-        raise typer.Exit(1)
-
-
-def _ingest(
-    client: LetheClient, candidates: list[Candidate], subjects: list[str], user: str | None
-) -> tuple[Counter[str], list[tuple[str, str]]]:
-    outcomes: Counter[str] = Counter()
-    failures: list[tuple[str, str]] = []
-    jobs: list[tuple[Candidate, str, str]] = []
-    known = {document["external_id"]: document["version"] for document in client.iter_documents()}
-    with progress_bar() as bar:
-        sending = bar.add_task("sending", total=len(candidates))
-        for candidate in candidates:
-            fields = candidate.attributes.copy()
-            fields["external_id"] = candidate.external_id
-            if subjects:
-                fields["subjects"] = [*fields.get("subjects", []), *subjects]
-            if user is not None:
-                fields["user_id"] = user
-            try:
-                reply = client.remember_document(candidate.path, **fields)
-            except UnavailableError:
-                raise
-            except (LetheError, OSError) as error:
-                failures.append((candidate.external_id, str(error)))
-            else:
-                before = known.get(candidate.external_id)
-                outcome = "new" if before is None else "updated"
-                if reply["version"] == before:
-                    outcome = "unchanged"
-                jobs.append((candidate, outcome, reply["job"]["id"]))
-            bar.advance(sending)
-        indexing = bar.add_task("indexing", total=len(jobs))
-        for candidate, outcome, job_id in jobs:
-            job = client.wait_job(job_id, timeout_seconds=INGEST_WAIT_SECONDS)
-            if job["status"] == "done":
-                outcomes[outcome] += 1
-            else:
-                problem = job.get("error", {})
-                reason = str(problem.get("detail") or problem.get("title") or f"its job is {job['status']}")
-                failures.append((candidate.external_id, reason))
-            bar.advance(indexing)
-    if failures:
-        outcomes["failed"] = len(failures)
-    return outcomes, failures
 
 
 def ask(
@@ -178,7 +100,7 @@ def recall(
     if not hits:
         console.print("Nothing was found.", style="yellow")
     for number, hit in enumerate(hits, start=1):
-        place = place_of(hit["external_id"] or hit["title"] or hit["source_id"], hit["span"])
+        place = place_of(_name_of(hit), hit["span"])
         console.print(
             Text(f"{number}. ", style="cyan")
             .append(plain(place), style="bold")
@@ -186,6 +108,14 @@ def recall(
             soft_wrap=True,
         )
         console.print(Text(plain(hit["text"])), soft_wrap=True)
+
+
+def _name_of(hit: HitReply) -> str:
+    """Return what to call a hit: the path that a folder's file has now, else its external id or title."""
+    stands_for = hit["metadata"].get(METADATA_KEY)
+    if isinstance(stands_for, dict):
+        return f"{stands_for.get('folder')}/{stands_for.get('path')}"
+    return hit["external_id"] or hit["title"] or hit["source_id"]
 
 
 def forget(

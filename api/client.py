@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,22 @@ WAIT_MARGIN_SECONDS = 30
 FINISHED_JOBS = frozenset({"done", "failed", "dead", "cancelled"})
 
 Result = TypeVar("Result")
+
+
+class BusyError(UnavailableError):
+    """The service said to come again later (429 or 503), and perhaps after how many seconds."""
+
+    def __init__(self, what: str, retry_after_seconds: float | None) -> None:
+        super().__init__(what)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file's name and bytes, for what is no file of its own or was read already."""
+
+    name: str
+    body: bytes
 
 
 class AttributeFields(TypedDict, total=False):
@@ -123,13 +140,13 @@ class LetheClient:
 
     def remember_document(
         self,
-        content: str | Path,
+        content: str | Path | Upload,
         *,
         media_type: str | None = None,
         wait: int | None = None,
         **attributes: Unpack[AttributeFields],
     ) -> RememberedReply:
-        """Remember a document: a text, or the file at a path (of ``media_type``, else by its name)."""
+        """Remember a document: a text, or a file (of ``media_type``, else by its name)."""
         body = _document_body(content, media_type, attributes)
         return cast(RememberedReply, self._send("POST", "/v1/documents", wait=wait, **body))
 
@@ -161,7 +178,7 @@ class LetheClient:
     def update_document(
         self,
         source_id: str,
-        content: str | Path,
+        content: str | Path | Upload,
         *,
         media_type: str | None = None,
         wait: int | None = None,
@@ -179,6 +196,16 @@ class LetheClient:
     def iter_documents(self, *, page_size: int = 200) -> Iterator[SourceReply]:
         """Yield every document in its newest version, fetching pages as needed."""
         return self._iter_sources("/v1/documents", None, page_size)
+
+    def iter_pending_documents(
+        self, filter: Mapping[str, Any], *, page_size: int = 500
+    ) -> Iterator[SourceReply]:
+        """Yield the documents that a filter selects as last acknowledged, be they indexed yet or not.
+
+        One that is not indexed yet has no ``passages`` and names the ``job`` it waits for.
+        """
+        chosen = orjson.dumps(_plain(filter)).decode()
+        return self._iter_sources("/v1/documents", None, page_size, filter=chosen, pending="true")
 
     def list_documents(self) -> list[SourceReply]:
         """Return every document in its newest version."""
@@ -305,10 +332,13 @@ class LetheClient:
         except httpx2.TransportError:
             return False
 
-    def _iter_sources(self, path: str, user_id: str | None, page_size: int) -> Iterator[SourceReply]:
+    def _iter_sources(
+        self, path: str, user_id: str | None, page_size: int, **more: str
+    ) -> Iterator[SourceReply]:
         cursor: str | None = None
         while True:
-            page = cast(SourcePage, self._get(path, limit=page_size, cursor=cursor, user_id=user_id))
+            found = self._get(path, limit=page_size, cursor=cursor, user_id=user_id, **more)
+            page = cast(SourcePage, found)
             yield from page["items"]
             cursor = page["next_cursor"]
             if cursor is None:
@@ -395,7 +425,7 @@ def _text(value: object) -> str:
 
 
 def _document_body(
-    content: str | Path, media_type: str | None, attributes: AttributeFields
+    content: str | Path | Upload, media_type: str | None, attributes: AttributeFields
 ) -> dict[str, Any]:
     if isinstance(content, str):
         return _json({"text": content, **attributes})
@@ -405,7 +435,8 @@ def _document_body(
         if value is not None
     }
     media = media_type or "application/octet-stream"
-    return {"files": {"file": (content.name, content.read_bytes(), media)}, "data": fields}
+    body = content.body if isinstance(content, Upload) else content.read_bytes()
+    return {"files": {"file": (content.name, body, media)}, "data": fields}
 
 
 def _error_of(response: httpx2.Response) -> LetheError:
@@ -415,7 +446,16 @@ def _error_of(response: httpx2.Response) -> LetheError:
         problem = None
     if not isinstance(problem, dict):
         problem = {"detail": f"{response.request.url} replied {response.status_code}"}
+    if response.status_code in {429, 503}:
+        detail = str(problem.get("detail", problem.get("title", response.status_code)))
+        return BusyError(detail, _retry_after(response))
     return _error_from(problem, response.status_code)
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Return the seconds to wait; the header's other form, a date, is not waited for."""
+    said = response.headers.get("retry-after", "")
+    return float(said) if said.isdecimal() else None
 
 
 def _error_from(problem: Mapping[str, Any], status: int) -> LetheError:

@@ -13,6 +13,7 @@ from api.bodies import (
     JSON_LINES,
     MULTIPART,
     media_type_of,
+    parse_json,
     read_form,
     read_json,
     read_list,
@@ -21,13 +22,14 @@ from api.fenced import FencedResponse
 from api.forget import forget_scope
 from api.forms import form_content
 from api.openapi import FORM, PROBLEM, reference, reply
-from api.parameters import AsOf, Cursor, Id, Limit, UserId
+from api.parameters import AsOf, Cursor, Filter, Id, Limit, Pending, UserId
+from api.problems import MalformedBodyError
 from api.remembering import remember_batch, remember_one
 from api.replies import ForgetReply, RememberedReply, SourcePage, SourceReply, source_page, source_reply
 from api.schemas import DOCUMENTS, DocumentRequest
 from api.waiting import PREFER
-from memory.errors import UnsupportedMediaError
-from memory.values import Content, EntryKind, SourceId
+from memory.errors import InvalidInputError, UnsupportedMediaError
+from memory.values import Content, EntryKind, JsonValue, SourceId
 from service.views import Scope
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"], responses=PROBLEM)
@@ -102,10 +104,26 @@ async def forget_document(request: Request, caller: ForgetCaller, id: Id) -> Res
 
 @router.get("", responses={200: reply("One page of documents", SourcePage)})
 def list_documents(
-    caller: ReadCaller, limit: Limit = 50, cursor: Cursor = None, user_id: UserId = None
+    caller: ReadCaller,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    user_id: UserId = None,
+    filter: Filter = None,
+    pending: Pending = False,
 ) -> Response:
     """List documents in their newest versions."""
-    return list_sources(caller, "document", user_id=user_id, cursor=cursor, limit=limit)
+    condition = None if filter is None else _read_filter(filter)
+    return list_sources(
+        caller, "document", user_id=user_id, cursor=cursor, limit=limit, filter=condition, pending=pending
+    )
+
+
+def _read_filter(text: str) -> JsonValue:
+    try:
+        value: JsonValue = parse_json(text.encode())
+    except MalformedBodyError as error:
+        raise InvalidInputError(error.what, where="filter") from error
+    return value
 
 
 @router.get("/{id}", responses={200: reply("The document with its extracted text", SourceReply)})
@@ -119,14 +137,27 @@ def get_document(caller: ReadCaller, id: Id, as_of: AsOf = None) -> Response:
 
 
 def list_sources(
-    caller: Caller, kind: EntryKind, *, user_id: str | None, cursor: str | None, limit: int
+    caller: Caller,
+    kind: EntryKind,
+    *,
+    user_id: str | None,
+    cursor: str | None,
+    limit: int,
+    filter: JsonValue = None,
+    pending: bool = False,
 ) -> Response:
     """List documents or memories, a page at a time."""
 
     def produce() -> SourcePage:
         return source_page(
             caller.lethe.list_sources(
-                caller.tenant_id, kind=kind, user_id=user_id, cursor=cursor, limit=limit
+                caller.tenant_id,
+                kind=kind,
+                user_id=user_id,
+                cursor=cursor,
+                limit=limit,
+                filter=filter,
+                pending=pending,
             )
         )
 

@@ -1,14 +1,13 @@
-"""Which files to ingest, under which names, and with what is said about them."""
+"""Which single files to ingest, under which names, and with what is said about them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from api.media import is_readable_name
 from memory.errors import ConflictError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file to ingest. Its ``external_id`` is its path inside the folder that was named."""
+    """A file to ingest, and the name it goes by."""
 
     path: Path
     external_id: str
@@ -25,12 +24,12 @@ class Candidate:
 
 
 def find_files(paths: Iterable[Path]) -> list[Candidate]:
-    """Return files as named, and of folders the files that Lethe reads, in order, hidden ones left out.
+    """Return files as named, each to go by its own name.
 
     Raises ``ConflictError`` when two files would go by the same name.
     """
     found: dict[str, Candidate] = {}
-    for candidate in _candidates(paths):
+    for candidate in (Candidate(path, path.name) for path in paths):
         twin = found.setdefault(candidate.external_id, candidate)
         if twin.path.resolve() != candidate.path.resolve():
             raise ConflictError(
@@ -55,15 +54,3 @@ def _candidate_of(folder: Path, row: dict[str, Any]) -> Candidate:
     name = str(row.pop("path"))
     external_id = str(row.pop("external_id", name))
     return Candidate(folder / name, external_id, cast("AttributeFields", row))
-
-
-def _candidates(paths: Iterable[Path]) -> Iterator[Candidate]:
-    for path in paths:
-        if not path.is_dir():
-            yield Candidate(path, path.name)
-            continue
-        for file in sorted(path.rglob("*")):
-            name = file.relative_to(path)
-            hidden = any(part.startswith(".") for part in name.parts)
-            if file.is_file() and not hidden and is_readable_name(name.name):
-                yield Candidate(file, name.as_posix())

@@ -23,4 +23,10 @@ Cursor = Annotated[
     Query(max_length=1000, pattern=r"^[!-~]+$", description="`next_cursor` of the page before."),
 ]
 UserId = Annotated[str | None, Query(min_length=1, max_length=500), AfterValidator(_no_nul)]
+Filter = Annotated[
+    str | None, Query(max_length=8000, description="A filter as JSON, as in recall."), AfterValidator(_no_nul)
+]
+Pending = Annotated[
+    bool, Query(description="Show documents as last acknowledged, though they may not be indexed yet.")
+]
 AsOf = Annotated[Moment | None, Query(description="The version that was current then (RFC 3339).")]

@@ -60,7 +60,10 @@ class RememberedReply(TypedDict):
 
 
 class SourceReply(TypedDict):
-    """A document or memory in its newest version (or the one ``as_of`` asked for)."""
+    """A document or memory in its newest version (or the one ``as_of`` asked for).
+
+    ``job`` is what one that is not indexed yet waits for.
+    """
 
     id: str
     external_id: str | None
@@ -75,6 +78,7 @@ class SourceReply(TypedDict):
     recorded_at: str
     passages: int | None
     text: NotRequired[str]
+    job: NotRequired[JobStub]
 
 
 class SourcePage(TypedDict):
@@ -225,6 +229,8 @@ def source_reply(source: SourceView) -> SourceReply:
     )
     if source.text is not None:
         reply["text"] = source.text
+    if source.job is not None:
+        reply["job"] = JobStub(id=source.job.id, status=source.job.status)
     return reply
 
 

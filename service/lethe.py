@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import orjson
 import sqlalchemy as sa
 import structlog
@@ -31,8 +30,8 @@ from reader.switch import SwitchingReader
 from service.access import Access
 from service.answer import Answerer
 from service.forgetting import Forgetting
-from service.generation import Card, State
 from service.index import Indexes
+from service.listing import list_sources
 from service.recall import Recaller
 from service.remember import remember, view_job
 from service.views import (
@@ -276,28 +275,29 @@ class Lethe:
         )
 
     def list_sources(
-        self, tenant_id: TenantId, *, kind: str, user_id: str | None, cursor: str | None, limit: int
+        self,
+        tenant_id: TenantId,
+        *,
+        kind: str,
+        user_id: str | None,
+        cursor: str | None,
+        limit: int,
+        filter: JsonValue = None,
+        pending: bool = False,
     ) -> Page[SourceView]:
-        """Return a page of the sources of one kind, newest first, as indexed."""
-        state = self.indexes.get(tenant_id).state
-        visible = np.flatnonzero(state.list_visible(None)).tolist()
-        after = _read_cursor(cursor)
-        with self.kernel.database.read() as connection:
-            hidden = find_denied(connection, tenant_id, [state.cards[at].row.id for at in visible])
-        keyed = sorted(
-            (
-                ((state.cards[at].row.recorded_us, state.cards[at].row.id), at)
-                for at in visible
-                if state.cards[at].row.kind == kind
-                and (user_id is None or state.cards[at].attributes.user_id == user_id)
-                and state.cards[at].row.id not in hidden
-            ),
-            reverse=True,
+        """Return a page of the sources of one kind, newest first; with ``pending`` also those not indexed."""
+        views, last = list_sources(
+            self.kernel,
+            tenant_id,
+            self.indexes.get(tenant_id).state,
+            kind=kind,
+            user_id=user_id,
+            filter=filter,
+            pending=pending,
+            after=_read_cursor(cursor),
+            limit=limit,
         )
-        rest = [item for item in keyed if after is None or item[0] < after]
-        page = rest[:limit]
-        following = _make_cursor(*page[-1][0]) if len(rest) > limit else None
-        return Page(tuple(_view_card(state, at) for _, at in page), following)
+        return Page(tuple(views), None if last is None else _make_cursor(*last))
 
     # Recall and answer
 
@@ -437,26 +437,6 @@ INGEST_STRIDE = 16
 def _find_tombstone(connection: sa.Connection, tenant_id: TenantId, source_id: str) -> str | None:
     return connection.scalar(
         sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id, denied.c.source_id == source_id)
-    )
-
-
-def _view_card(state: State, ordinal: int) -> SourceView:
-    card: Card = state.cards[ordinal]
-    attributes = card.attributes
-    return SourceView(
-        source_id=card.row.source_id,
-        kind=card.row.kind,
-        external_id=attributes.external_id,
-        version=state.get_version(ordinal),
-        title=card.title,
-        subjects=attributes.subjects,
-        metadata=attributes.metadata,
-        user_id=attributes.user_id,
-        agent_id=attributes.agent_id,
-        run_id=attributes.run_id,
-        occurred_at=attributes.occurred_at,
-        recorded_at=to_datetime(card.row.recorded_us),
-        passages=card.passages,
     )
 
 

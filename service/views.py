@@ -52,7 +52,7 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class SourceView:
-    """A remembered document or memory, newest version."""
+    """A remembered document or memory in one version; ``job`` is what an unindexed one waits for."""
 
     source_id: SourceId
     kind: str
@@ -68,6 +68,7 @@ class SourceView:
     recorded_at: datetime
     passages: int | None
     text: str | None = None
+    job: JobView | None = None
 
 
 @dataclass(frozen=True, slots=True)

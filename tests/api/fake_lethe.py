@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from memory.errors import ConflictError, ForbiddenError, ForgottenError, InvalidInputError, NotFoundError
 from memory.fence import InProcessFence, shared
+from memory.filters import compile_filter
 from memory.values import Content, EntryId, ForgetId, JobId, PassageId, SourceId, TenantId
 from service.views import (
     AnswerCitation,
@@ -116,7 +117,11 @@ class FakeLethe:
             ):
                 raise NotFoundError("document", source_id)
             versions = [one for one in self._all(tenant_id) if one.source_id == source_id]
-            if versions and versions[-1].content.body == content.body:
+            if versions and name is None:
+                inherited = versions[-1].content.attributes.external_id
+                said = replace(content.attributes, external_id=inherited)
+                content = self.contents[-1] = replace(content, attributes=said)
+            if versions and versions[-1].content == content:
                 last = versions[-1]
                 return Remembered(last.source_id, last.version, last.job, passages=1, unchanged=True)
             number = sum(map(len, self.entries.values())) + 1
@@ -190,10 +195,17 @@ class FakeLethe:
             raise ForgottenError(source_id)
         return self._view(known[-1], text=True)
 
-    def list_sources(self, tenant_id, *, kind, user_id, cursor, limit):
+    def list_sources(self, tenant_id, *, kind, user_id, cursor, limit, filter=None, pending=False):
         self._fail()
+        condition = None if filter is None else compile_filter(filter)
         newest = {one.source_id: one for one in self._all(tenant_id) if one.content.kind == kind}
-        views = [self._view(one, text=False) for one in newest.values()]
+        chosen = [
+            one
+            for one in newest.values()
+            if condition is None
+            or condition.matches(one.content.attributes, recorded_at=datetime(2026, 3, 1, tzinfo=UTC))
+        ]
+        views = [self._view(one, text=False) for one in chosen]
         return self._page([one for one in views if user_id in (None, one.user_id)], cursor, limit)
 
     def recall(self, tenant_id, query, *, limit=10, filter=None, as_of=None, hierarchy=True):
