@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import orjson
 import sqlalchemy as sa
 
 from memory.clock import to_datetime, to_micros
-from memory.errors import ForgottenError, InvalidInputError, NotFoundError
+from memory.errors import ForgottenError, NotFoundError
 from memory.fence import shared
 from memory.journal import iter_headers, list_entry_ids, list_versions
 from memory.kernel import Kernel, find_denied, get_position
@@ -27,6 +25,7 @@ from memory.values import Content, EntryId, JsonValue, SourceId, TenantId
 from reader.switch import SwitchingReader
 from service.access import Access
 from service.answer import Answerer
+from service.cursor import make_cursor, read_cursor
 from service.forgetting import Forgetting
 from service.generation import Card, State
 from service.index import Indexes
@@ -182,10 +181,10 @@ class Lethe:
 
     def list_jobs(self, tenant_id: TenantId, *, cursor: str | None, limit: int) -> Page[JobView]:
         """Return a page of jobs, newest first."""
-        found = self.kernel.jobs.list_page(tenant_id, _read_cursor(cursor), limit + 1)
+        found = self.kernel.jobs.list_page(tenant_id, read_cursor(cursor), limit + 1)
         more = len(found) > limit
         last = found[limit - 1] if more else None
-        following = None if last is None else _make_cursor(last.created_us, last.id)
+        following = None if last is None else make_cursor(last.created_us, last.id)
         return Page(tuple(view_job(job) for job in found[:limit]), following)
 
     # Sources
@@ -232,7 +231,7 @@ class Lethe:
         """Return a page of the sources of one kind, newest first, as indexed."""
         state = self.indexes.get(tenant_id).state
         visible = np.flatnonzero(state.list_visible(None)).tolist()
-        after = _read_cursor(cursor)
+        after = read_cursor(cursor)
         with self.kernel.database.read() as connection:
             hidden = find_denied(connection, tenant_id, [state.cards[at].row.id for at in visible])
         keyed = sorted(
@@ -247,7 +246,7 @@ class Lethe:
         )
         rest = [item for item in keyed if after is None or item[0] < after]
         page = rest[:limit]
-        following = _make_cursor(*page[-1][0]) if len(rest) > limit else None
+        following = make_cursor(*page[-1][0]) if len(rest) > limit else None
         return Page(tuple(_view_card(state, at) for _, at in page), following)
 
     # Recall and answer
@@ -409,19 +408,3 @@ def _view_card(state: State, ordinal: int) -> SourceView:
         recorded_at=to_datetime(card.row.recorded_us),
         passages=card.passages,
     )
-
-
-def _make_cursor(micros: int, name: str) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps([micros, name])).decode()
-
-
-def _read_cursor(cursor: str | None) -> tuple[int, str] | None:
-    if cursor is None:
-        return None
-    try:
-        micros, name = orjson.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError("not a cursor of this service", where="cursor") from error
-    if not isinstance(micros, int) or not isinstance(name, str) or abs(micros) >= 2**63:
-        raise InvalidInputError("not a cursor of this service", where="cursor")
-    return micros, name
