@@ -71,8 +71,14 @@ class House:
     """One service and what drives it."""
 
     def __init__(
-        self, data: Path, encoder: Encoder, reader: Reader | None = None, **settings: object
+        self,
+        data: Path,
+        encoder: Encoder,
+        reader: Reader | None = None,
+        waker: StepWaker | None = None,
+        **settings: object,
     ) -> None:
+        self.waker = waker or StepWaker()
         self.data = data
         self.encoder = encoder
         self.clock = TestClock()
@@ -82,7 +88,6 @@ class House:
         self.open()
 
     def open(self) -> None:
-        self.waker = StepWaker()
         kernel = build_kernel(self.settings, clock=self.clock, new_id=self.ids)
         self.lethe: Lethe = build(
             self.settings, self.waker, encoder=self.encoder, reader=self.reader, kernel=kernel
