@@ -20,9 +20,10 @@ def client_of(lethe: FakeLethe, key: str | None = "admin-key", **settings) -> Te
 
 
 @contextmanager
-def serving(lethe: FakeLethe) -> Iterator[int]:
+def serving(lethe: FakeLethe, *, trusted_proxies: str = "", **settings) -> Iterator[int]:
     """Serve over TCP on a free port; yield the port."""
-    server = server_of(create_app(lethe), host="127.0.0.1", port=0)
+    app = create_app(lethe, **settings)
+    server = server_of(app, host="127.0.0.1", port=0, trusted_proxies=trusted_proxies)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
