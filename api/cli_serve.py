@@ -44,7 +44,7 @@ def serve(
         write_per_second=settings.rate_write_per_second,
         answer_per_second=settings.rate_answer_per_second,
         burst_seconds=settings.rate_burst_seconds,
-        failures_per_minute=settings.failed_keys_per_minute,
+        failures_per_minute=settings.failed_keys_per_minute or None,
     )
     app = create_app(_build(settings), max_body_bytes=settings.max_body_bytes, limits=limits)
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     rate_burst_seconds: float = Field(
         default=5.0, gt=0, description="a rate may be exceeded by what this many seconds bring"
     )
-    failed_keys_per_minute: float | None = Field(
-        default=30.0, gt=0, description="unknown keys an address may try; `null`: no limit"
+    failed_keys_per_minute: float = Field(
+        default=30.0, ge=0, description="unknown keys an address may try; 0: no limit"
     )
     worker_threads: int = 2
     torch_threads: int | None = Field(
