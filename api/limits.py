@@ -60,21 +60,19 @@ class Buckets:
         with self._lock:
             now = self._now()
             full_at = max(self._full_at.get(name, now), now)
-            after = full_at + self.interval
             # A hair of tolerance: sums of intervals are not exact.
-            wait = after - now - self.burst * self.interval - 1e-9
-            if wait > 0:
-                return Taken(False, self._left(full_at - now), full_at - now, wait)
+            left = math.floor(self.burst - (full_at - now) / self.interval + 1e-6)
+            if left < 1:
+                wait = full_at - now - (self.burst - 1) * self.interval
+                return Taken(False, 0, full_at - now, wait)
             if only_look:
-                return Taken(True, self._left(full_at - now), full_at - now, 0.0)
-            self._full_at[name] = after
+                return Taken(True, left, full_at - now, 0.0)
+            full_at += self.interval
+            self._full_at[name] = full_at
             self._full_at.move_to_end(name)
             if len(self._full_at) > MAX_BUCKETS:
                 self._full_at.popitem(last=False)
-            return Taken(True, self._left(after - now), after - now, 0.0)
-
-    def _left(self, full_in_seconds: float) -> int:
-        return max(0, math.floor(self.burst - full_in_seconds / self.interval + 1e-6))
+            return Taken(True, left - 1, full_at - now, 0.0)
 
 
 class Welcome:

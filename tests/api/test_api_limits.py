@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from doors import check_problem, client_of, serving
 from fake_lethe import KEYS, FakeLethe
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import api.bodies
@@ -35,6 +35,7 @@ class Ticker:
         return self.now
 
 
+@settings(max_examples=400, deadline=None)
 @given(
     per_second=st.floats(0.01, 1000),
     burst=st.integers(1, 50),
