@@ -6,7 +6,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.auth import ReadCaller
+from api.auth import AnswerCaller
 from api.bodies import read_json
 from api.fenced import FencedEvents, FencedResponse
 from api.openapi import PROBLEM, json_body, reply
@@ -48,7 +48,7 @@ _REPLY["content"] = {
 
 
 @router.post("", responses={200: _REPLY}, openapi_extra=json_body(AnswerRequest))
-async def answer(request: Request, caller: ReadCaller) -> Response:
+async def answer(request: Request, caller: AnswerCaller) -> Response:
     """Answer a question from what is remembered, with citations, or abstain."""
     asked = await read_json(request, AnswerRequest)
     lethe, tenant_id = caller.lethe, caller.tenant_id

@@ -12,7 +12,20 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
-from api import answer, documents, forget, jobs, memories, openapi, operations, problems, recall
+from api import (
+    answer,
+    documents,
+    forget,
+    jobs,
+    keys,
+    memories,
+    openapi,
+    operations,
+    problems,
+    recall,
+    tenants,
+)
+from api.limits import Limits, RateFields, make_limits
 from api.logs import RequestLog
 
 if TYPE_CHECKING:
@@ -31,7 +44,9 @@ NO_TELEMETRY: TelemetryConfig = {
 """Without this FastAPI would tell OpenTelemetry of requests and exceptions, wherever that is set up."""
 
 
-def create_app(lethe: Lethe, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+def create_app(
+    lethe: Lethe, *, max_body_bytes: int = MAX_BODY_BYTES, limits: Limits | None = None
+) -> FastAPI:
     """Return the application over a facade, which it starts and stops with itself."""
 
     @asynccontextmanager
@@ -54,12 +69,14 @@ def create_app(lethe: Lethe, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI
     )
     app.state.lethe = lethe
     app.state.max_body_bytes = max_body_bytes
+    app.state.limits = limits or make_limits()
     app.state.fenced_threads = CapacityLimiter(FENCED_THREADS)
     app.state.polling_threads = CapacityLimiter(POLLING_THREADS)
     problems.install(app)
-    for feature in (documents, memories, recall, answer, forget, jobs, operations):
+    for feature in (documents, memories, recall, answer, forget, jobs, keys, tenants, operations):
         app.include_router(feature.router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
+    app.add_middleware(RateFields)
     app.add_middleware(RequestLog)
     return app
 

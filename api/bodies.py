@@ -29,6 +29,8 @@ MULTIPART = "multipart/form-data"
 MAX_DEPTH = 64
 MAX_FORM_FIELDS = 200
 MAX_FIELD_BYTES = 1 << 20
+_OVER_A_LIMIT = ("Too many", "Field exceeded", "Part exceeded")
+"""How Starlette's parser begins to say that a form has more fields or files, or larger ones, than it may."""
 
 Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item")
@@ -83,14 +85,17 @@ async def read_json(request: Request, model: type[Model]) -> Model:
     return await anyio.to_thread.run_sync(lambda: validate(TypeAdapter(model), parse_json(body)))
 
 
-async def read_list(request: Request, items: TypeAdapter[list[Item]]) -> list[Item]:
-    """Return the body, a JSON array or JSON Lines, as a list."""
+async def read_list(request: Request, items: TypeAdapter[list[Item]], *, limit: int) -> list[Item]:
+    """Return the body, a JSON array or JSON Lines, as a list of at most ``limit`` items."""
     media_type = media_type_of(request)
     if media_type not in (JSON, *JSON_LINES):
         raise UnsupportedMediaError(media_type, (JSON, *JSON_LINES))
     body = await read_body(request)
-    parse = parse_json if media_type == JSON else parse_json_lines
-    return await anyio.to_thread.run_sync(lambda: validate(items, parse(body)))
+
+    def parse() -> Any:
+        return parse_json(body) if media_type == JSON else parse_json_lines(body, limit=limit)
+
+    return await anyio.to_thread.run_sync(lambda: validate(items, parse()))
 
 
 async def read_form(request: Request) -> Form:
@@ -111,6 +116,8 @@ async def read_form(request: Request) -> Form:
         for name, value in parts.multi_items():
             (name + (value if isinstance(value, str) else value.filename or "")).encode()
     except MultiPartException as error:
+        if error.message.startswith(_OVER_A_LIMIT):
+            raise InvalidFieldsError([("", error.message)]) from error
         raise MalformedBodyError(error.message) from error
     except UnicodeError as error:
         raise MalformedBodyError("a field is not text in its character set") from error
@@ -149,11 +156,13 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
-def parse_json_lines(body: bytes) -> list[Any]:
-    """Return one value per line that is not blank."""
-    values = []
+def parse_json_lines(body: bytes, *, limit: int) -> list[Any]:
+    """Return one value per line that is not blank; ``InvalidFieldsError`` beyond ``limit`` of them."""
+    values: list[Any] = []
     for number, line in enumerate(body.split(b"\n"), start=1):
         if line.strip():
+            if len(values) == limit:
+                raise InvalidFieldsError([("", f"more than {limit} lines; send them in several batches")])
             try:
                 values.append(parse_json(line))
             except MalformedBodyError as error:

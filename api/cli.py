@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from api import cli_ingest, cli_memory, cli_models, cli_operations, cli_serve
+from api import cli_access, cli_ingest, cli_memory, cli_models, cli_operations, cli_serve
 from api.terminal import errors
 from memory.errors import ForbiddenError, LetheError, UnavailableError
 
@@ -58,6 +58,8 @@ app.add_typer(cli_models.app, name="models")
 app.command("worker")(cli_serve.worker)
 app.command("api")(cli_serve.serve_api)
 app.add_typer(cli_serve.schema, name="db")
+app.add_typer(cli_access.keys, name="keys")
+app.add_typer(cli_access.tenants, name="tenants")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -43,6 +43,7 @@ def serve_api(
 
 def _listen(settings: Settings, role: Role) -> None:
     from api.app import create_app
+    from api.limits import make_limits
     from api.server import server_of
 
     listening = _bind(settings.host, settings.port)
@@ -52,11 +53,19 @@ def _listen(settings: Settings, role: Role) -> None:
             "read on the network unless a proxy in front of it does TLS.",
             style="bold red",
         )
-    app = create_app(_build(settings, role), max_body_bytes=settings.max_body_bytes)
+    limits = make_limits(
+        read_per_second=settings.rate_read_per_second,
+        write_per_second=settings.rate_write_per_second,
+        answer_per_second=settings.rate_answer_per_second,
+        burst_seconds=settings.rate_burst_seconds,
+        failures_per_minute=settings.failed_keys_per_minute or None,
+    )
+    app = create_app(_build(settings, role), max_body_bytes=settings.max_body_bytes, limits=limits)
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     shown_port = listening.getsockname()[1]
     errors().print(f"Lethe listens on http://{shown_host}:{shown_port}; its data is in {settings.data}")
-    server_of(app, host=settings.host, port=shown_port).run(sockets=[listening])
+    server = server_of(app, host=settings.host, port=shown_port, trusted_proxies=settings.trusted_proxies)
+    server.run(sockets=[listening])
 
 
 def worker(data: Data = None) -> None:

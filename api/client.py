@@ -1,7 +1,8 @@
 """A client of the service, for programs and for the command line.
 
 Errors are the service's own families, read back from its problem JSON. Requests that change nothing
-are tried again while the service cannot be reached; others never are.
+are tried again while the service cannot be reached; others never are. A request that came too often was not
+begun, so it is sent again when the service said, unless that is long.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ from api.replies import (
     ForgetReply,
     JobPage,
     JobReply,
+    KeyPage,
+    KeyReply,
+    NewKeyReply,
     RecallReply,
     RememberedReply,
     SourcePage,
     SourceReply,
+    TenantPage,
+    TenantReply,
     rfc3339,
 )
 from memory.errors import (
@@ -40,10 +46,12 @@ from memory.errors import (
     NotFoundError,
     UnavailableError,
 )
+from service.views import Role
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 ATTEMPTS = 3
 FIRST_PAUSE_SECONDS = 0.2
+LONGEST_RETRY_AFTER_SECONDS = 30
 POLL_SECONDS = 0.1
 WAIT_MARGIN_SECONDS = 30
 FINISHED_JOBS = frozenset({"done", "failed", "dead", "cancelled"})
@@ -325,6 +333,43 @@ class LetheClient:
         """Have everything folded again from the journal; returns the job."""
         return cast(JobReply, self._send("POST", "/v1/rebuild"))
 
+    def create_key(
+        self,
+        name: str,
+        roles: Sequence[Role],
+        *,
+        expires_in_seconds: int | None = None,
+        tenant: str | None = None,
+    ) -> NewKeyReply:
+        """Make an API key; the reply is the only place that ever shows it."""
+        asked = {"name": name, "roles": roles, "expires_in_seconds": expires_in_seconds, "tenant": tenant}
+        return cast(NewKeyReply, self._send("POST", "/v1/keys", **_json(asked)))
+
+    def list_keys(self) -> list[KeyReply]:
+        """Return every key of the tenant, without secrets, newest first."""
+        pages = self._iter_pages("/v1/keys", 200)
+        return [key for page in pages for key in cast(KeyPage, page)["items"]]
+
+    def rotate_key(
+        self, key_id: str, *, overlap_seconds: int, expires_in_seconds: int | None = None
+    ) -> NewKeyReply:
+        """Replace a key; the old one goes on working for the overlap."""
+        asked = {"overlap_seconds": overlap_seconds, "expires_in_seconds": expires_in_seconds}
+        return cast(NewKeyReply, self._send("POST", f"/v1/keys/{key_id}/rotate", **_json(asked)))
+
+    def revoke_key(self, key_id: str) -> KeyReply:
+        """End a key at once; ``ConflictError`` for the last admin key."""
+        return cast(KeyReply, self._send("DELETE", f"/v1/keys/{key_id}"))
+
+    def create_tenant(self, tenant: str) -> TenantReply:
+        """Make a tenant, with an admin key of the tenant that runs the service."""
+        return cast(TenantReply, self._send("POST", "/v1/tenants", **_json({"id": tenant})))
+
+    def list_tenants(self) -> list[TenantReply]:
+        """Return every tenant, newest first."""
+        pages = self._iter_pages("/v1/tenants", 200)
+        return [tenant for page in pages for tenant in cast(TenantPage, page)["items"]]
+
     def is_ready(self) -> bool:
         """Say whether the service serves requests; never raises because it does not."""
         try:
@@ -335,11 +380,14 @@ class LetheClient:
     def _iter_sources(
         self, path: str, user_id: str | None, page_size: int, **more: str
     ) -> Iterator[SourceReply]:
+        for page in self._iter_pages(path, page_size, user_id=user_id, **more):
+            yield from cast(SourcePage, page)["items"]
+
+    def _iter_pages(self, path: str, page_size: int, **parameters: object) -> Iterator[Any]:
         cursor: str | None = None
         while True:
-            found = self._get(path, limit=page_size, cursor=cursor, user_id=user_id, **more)
-            page = cast(SourcePage, found)
-            yield from page["items"]
+            page = self._get(path, limit=page_size, cursor=cursor, **parameters)
+            yield page
             cursor = page["next_cursor"]
             if cursor is None:
                 return
@@ -365,8 +413,13 @@ class LetheClient:
             timeout = max(timeout, wait + WAIT_MARGIN_SECONDS)
 
         def send() -> Any:
-            with self._reaching():
-                response = self._http.request(method, path, headers=sent, timeout=timeout, **request)
+            for attempt in range(1, ATTEMPTS + 1):
+                with self._reaching():
+                    response = self._http.request(method, path, headers=sent, timeout=timeout, **request)
+                pause = _retry_after_seconds(response)
+                if pause is None or attempt == ATTEMPTS:
+                    break
+                time.sleep(pause)
             if response.is_error:
                 raise _error_of(response)
             return orjson.loads(response.content)
@@ -386,6 +439,14 @@ class LetheClient:
             raise UnavailableError(f"the service at {self._url} did not reply in time") from error
         except httpx2.TransportError as error:
             raise UnavailableError(f"the connection to {self._url} broke: {error}") from error
+
+
+def _retry_after_seconds(response: httpx2.Response) -> int | None:
+    """Return how long a request that came too often should wait; None for any other reply, or a long wait."""
+    said = response.headers.get("retry-after", "")
+    if response.status_code != 429 or not said.isdecimal() or int(said) > LONGEST_RETRY_AFTER_SECONDS:
+        return None
+    return int(said)
 
 
 def _retrying(send: Callable[[], Result]) -> Result:
@@ -465,12 +526,13 @@ def _error_from(problem: Mapping[str, Any], status: int) -> LetheError:
         return NotFoundError(str(problem.get("kind", "such thing")), str(problem.get("name", detail)))
     if status == 410:
         return ForgottenError(str(problem.get("name", "it")))
-    if status in {400, 405, 413, 415, 422}:
+    if status in {400, 405, 413, 415, 422, 431}:
         return _invalid(problem, detail)
     families: dict[int, type[LetheError]] = {
         401: ForbiddenError,
         403: ForbiddenError,
         409: ConflictError,
+        429: UnavailableError,
         503: UnavailableError,
     }
     return families.get(status, CorruptionError)(detail)

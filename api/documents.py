@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -26,9 +28,9 @@ from api.parameters import AsOf, Cursor, Filter, Id, Limit, Pending, UserId
 from api.problems import MalformedBodyError
 from api.remembering import remember_batch, remember_one
 from api.replies import ForgetReply, RememberedReply, SourcePage, SourceReply, source_page, source_reply
-from api.schemas import DOCUMENTS, DocumentRequest
+from api.schemas import DOCUMENTS, MAX_BATCH, DocumentRequest
 from api.waiting import PREFER
-from memory.errors import InvalidInputError, UnsupportedMediaError
+from memory.errors import ForgottenError, InvalidInputError, UnsupportedMediaError
 from memory.values import Content, EntryKind, JsonValue, SourceId
 from service.views import Scope
 
@@ -86,7 +88,7 @@ async def remember_document(request: Request, caller: WriteCaller) -> Response:
 )
 async def remember_documents(request: Request, caller: WriteCaller) -> Response:
     """Remember many documents; the replies stand in the order of the request."""
-    documents = await read_list(request, DOCUMENTS)
+    documents = await read_list(request, DOCUMENTS, limit=MAX_BATCH)
     return await remember_batch(request, caller, [document.content() for document in documents])
 
 
@@ -99,6 +101,8 @@ async def update_document(request: Request, caller: WriteCaller, id: Id) -> Resp
 @router.delete("/{id}", status_code=202, responses=FORGOTTEN, openapi_extra=PREFER)
 async def forget_document(request: Request, caller: ForgetCaller, id: Id) -> Response:
     """Forget a document, all its versions and all that was made of it."""
+    with suppress(ForgottenError):  # asked for again: nothing is left to do, and the reply says so
+        await anyio.to_thread.run_sync(lambda: caller.lethe.get_source(caller.tenant_id, SourceId(id)))
     return await forget_scope(request, caller, Scope(ids=(id,)), preview=False)
 
 

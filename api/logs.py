@@ -1,4 +1,4 @@
-"""One log line per request: id, route, status and time; never bodies, queries, keys or paths with ids.
+"""One log line per request: id, route, status, id of the key, time; no bodies, queries, keys, paths with ids.
 
 The middleware is also the edge of the process: what nobody foresaw is logged here without its
 message, which may quote content, and answered as a problem.
@@ -62,6 +62,7 @@ class RequestLog:
                 "request",
                 route=getattr(route, "path", None),
                 status=status,
+                key=scope.get("state", {}).get("key_id"),
                 ms=round((time.perf_counter() - started) * 1000, 1),
             )
 

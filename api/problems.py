@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -50,6 +51,14 @@ class BodyTooLargeError(InvalidInputError):
         self.limit_bytes = limit_bytes
 
 
+class TooManyRequestsError(UnavailableError):
+    """A rate limit is used up for now."""
+
+    def __init__(self, what: str, *, retry_in_seconds: float) -> None:
+        self.retry_after_seconds = max(1, math.ceil(retry_in_seconds))
+        super().__init__(f"{what}; try again in {self.retry_after_seconds} s")
+
+
 class InvalidFieldsError(InvalidInputError):
     """Fields of the body break their rules; ``fields`` are pairs of JSON pointer and reason."""
 
@@ -78,6 +87,7 @@ FAMILIES = (
     Family(NotFoundError, 404, "not-found", "There is no such thing"),
     Family(ForgottenError, 410, "forgotten", "It was forgotten"),
     Family(ConflictError, 409, "conflict", "The request contradicts what is there"),
+    Family(TooManyRequestsError, 429, "too-many-requests", "Asked too often"),
     Family(UnavailableError, 503, "unavailable", "Something needed cannot be reached now"),
     Family(CorruptionError, 500, "corruption", "Stored data is damaged"),
     Family(LetheError, 500, "internal", "Something went wrong inside"),
@@ -180,6 +190,8 @@ async def lethe_error(request: Request, error: Exception) -> Response:
     )
     if body["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("corruption" if isinstance(error, CorruptionError) else "failed", error=str(error))
+    if isinstance(error, TooManyRequestsError):
+        return problem_response(body, {"retry-after": str(error.retry_after_seconds)})
     return problem_response(body)
 
 

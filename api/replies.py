@@ -14,11 +14,15 @@ from service.views import (
     Answered,
     ForgetView,
     JobView,
+    KeyView,
+    NewKey,
     Page,
     Recalled,
     Remembered,
+    Role,
     SourceView,
     Span,
+    TenantView,
 )
 
 
@@ -185,6 +189,46 @@ class ForgetReply(TypedDict):
     error: NotRequired[dict[str, Any]]
 
 
+class KeyReply(TypedDict):
+    """An API key without the key: what it may do, and how long. ``replaced_by`` is set once it is rotated."""
+
+    id: str
+    tenant: str
+    name: str
+    roles: list[Role]
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    replaced_by: str | None
+
+
+class NewKeyReply(KeyReply):
+    """A key just made, and ``key``, the secret itself, which is shown this once."""
+
+    key: str
+
+
+class KeyPage(TypedDict):
+    """One page of a listing; ``next_cursor`` is null on the last."""
+
+    items: list[KeyReply]
+    next_cursor: str | None
+
+
+class TenantReply(TypedDict):
+    """A tenant."""
+
+    id: str
+    created_at: str
+
+
+class TenantPage(TypedDict):
+    """One page of a listing; ``next_cursor`` is null on the last."""
+
+    items: list[TenantReply]
+    next_cursor: str | None
+
+
 def rfc3339(moment: datetime) -> str:
     """Return a moment in UTC as RFC 3339 writes it."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -318,3 +362,37 @@ def forget_reply(view: ForgetView, *, whole: bool) -> ForgetReply:
     if view.error is not None:
         reply["error"] = dict(view.error)
     return reply
+
+
+def key_reply(view: KeyView) -> KeyReply:
+    """Return a key without its secret."""
+    return KeyReply(
+        id=view.id,
+        tenant=view.tenant_id,
+        name=view.name,
+        roles=list(view.roles),
+        created_at=rfc3339(view.created_at),
+        expires_at=None if view.expires_at is None else rfc3339(view.expires_at),
+        revoked_at=None if view.revoked_at is None else rfc3339(view.revoked_at),
+        replaced_by=view.replaced_by,
+    )
+
+
+def new_key_reply(new: NewKey) -> NewKeyReply:
+    """Return a key with its secret; the one reply that holds it."""
+    return NewKeyReply(**key_reply(new.view), key=new.key)
+
+
+def key_page(page: Page[KeyView]) -> KeyPage:
+    """Return a page of keys."""
+    return KeyPage(items=[key_reply(view) for view in page.items], next_cursor=page.next_cursor)
+
+
+def tenant_reply(view: TenantView) -> TenantReply:
+    """Return a tenant."""
+    return TenantReply(id=view.id, created_at=rfc3339(view.created_at))
+
+
+def tenant_page(page: Page[TenantView]) -> TenantPage:
+    """Return a page of tenants."""
+    return TenantPage(items=[tenant_reply(view) for view in page.items], next_cursor=page.next_cursor)

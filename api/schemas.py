@@ -20,13 +20,15 @@ from pydantic import (
 )
 
 from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content
-from service.views import Scope
+from service.views import ALL_ROLES, Role, Scope
 
 MAX_TEXT = 8_000_000
 MAX_METADATA_BYTES = 64 * 1024
 MAX_BATCH = 10_000
 MAX_MESSAGES = 10_000
 MAX_SCOPE_ITEMS = 10_000
+MAX_LIFETIME_SECONDS = 10 * 366 * 86_400
+MAX_OVERLAP_SECONDS = 30 * 86_400
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -68,6 +70,8 @@ Query = Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_n
 Name = Annotated[str, Field(min_length=1, max_length=500)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=MAX_SCOPE_ITEMS)]
 Metadata = Annotated[dict[Name, JsonValue], Field(max_length=200), AfterValidator(_small)]
+Lifetime = Annotated[int, Field(ge=1, le=MAX_LIFETIME_SECONDS), BeforeValidator(_whole)]
+TenantName = Annotated[str, Field(max_length=48, pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Filter = Annotated[dict[str, JsonValue], AfterValidator(_small)]
 
 
@@ -275,13 +279,48 @@ class ForgetRequest(StrictModel):
     mode: Literal["preview", "execute"]
 
 
+class KeyRequest(StrictModel):
+    """An API key to be made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "web shop", "roles": ["read", "write"], "expires_in_seconds": 7_776_000}]
+        }
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
+    roles: Annotated[list[Role], Field(min_length=1, max_length=len(ALL_ROLES))]
+    expires_in_seconds: Lifetime | None = None
+    tenant: TenantName | None = None
+
+
+class RotateRequest(StrictModel):
+    """How to replace a key: how long the old one goes on working, and how long the new one lasts."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
+
+    overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_SECONDS), BeforeValidator(_whole)]
+    expires_in_seconds: Lifetime | None = None
+
+
+class TenantRequest(StrictModel):
+    """A tenant to be made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": "harbour-office"}]})
+
+    id: TenantName
+
+
 REQUESTS: tuple[type[BaseModel], ...] = (
     AnswerRequest,
     AttributesRequest,
     DocumentRequest,
     ForgetRequest,
+    KeyRequest,
     MemoryRequest,
     RecallRequest,
+    RotateRequest,
+    TenantRequest,
 )
 """The models that bodies are described by in OpenAPI."""
 

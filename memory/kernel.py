@@ -51,13 +51,15 @@ class Kernel:
     clock: Clock
     new_id: NewId
 
-    def create_tenant(self, tenant_id: TenantId) -> None:
-        """Make a tenant unless it is there."""
+    def create_tenant(self, tenant_id: TenantId) -> bool:
+        """Make a tenant unless it is there; say whether it was made."""
         with self.database.write(alone="tenants") as connection:
-            if connection.scalar(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)) is None:
+            missing = connection.scalar(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)) is None
+            if missing:
                 connection.execute(
                     tenants.insert().values(id=tenant_id, epoch=0, revision=0, created_us=self.clock())
                 )
+        return missing
 
     def list_tenants(self) -> list[TenantId]:
         """Return every tenant's id."""

@@ -36,9 +36,17 @@ api_keys = sa.Table(
     "api_keys",
     metadata,
     sa.Column("digest", Id, primary_key=True),
+    sa.Column("id", Id, nullable=False),
     sa.Column("tenant_id", Id, nullable=False),
+    # A label for people; like a tenant's id it is named by who runs the service, and is no content.
+    sa.Column("name", sa.String(200), nullable=False),
     sa.Column("roles", sa.String(64), nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("expires_us", sa.BigInteger, nullable=True),
+    sa.Column("revoked_us", sa.BigInteger, nullable=True),
+    sa.Column("replaced_by", Id, nullable=True),
+    sa.UniqueConstraint("id"),
+    sa.Index(None, "tenant_id", "created_us"),
 )
 
 entries = sa.Table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import threading
 import time
 from collections import defaultdict
@@ -13,12 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-import orjson
 import sqlalchemy as sa
 import structlog
 
 from memory.clock import to_datetime, to_micros
-from memory.errors import ForgottenError, InvalidInputError, LetheError, NotFoundError
+from memory.errors import ForgottenError, LetheError, NotFoundError
 from memory.fence import shared
 from memory.journal import iter_headers, list_entry_ids, list_versions
 from memory.kernel import Kernel, find_denied, get_position
@@ -29,6 +27,7 @@ from memory.values import Content, EntryId, JsonValue, SourceId, TenantId
 from reader.switch import SwitchingReader
 from service.access import Access
 from service.answer import Answerer
+from service.cursor import make_cursor, read_cursor
 from service.forgetting import Forgetting
 from service.index import Indexes
 from service.listing import list_sources
@@ -230,10 +229,10 @@ class Lethe:
 
     def list_jobs(self, tenant_id: TenantId, *, cursor: str | None, limit: int) -> Page[JobView]:
         """Return a page of jobs, newest first."""
-        found = self.kernel.jobs.list_page(tenant_id, _read_cursor(cursor), limit + 1)
+        found = self.kernel.jobs.list_page(tenant_id, read_cursor(cursor), limit + 1)
         more = len(found) > limit
         last = found[limit - 1] if more else None
-        following = None if last is None else _make_cursor(last.created_us, last.id)
+        following = None if last is None else make_cursor(last.created_us, last.id)
         return Page(tuple(view_job(job) for job in found[:limit]), following)
 
     # Sources
@@ -294,10 +293,10 @@ class Lethe:
             user_id=user_id,
             filter=filter,
             pending=pending,
-            after=_read_cursor(cursor),
+            after=read_cursor(cursor),
             limit=limit,
         )
-        return Page(tuple(views), None if last is None else _make_cursor(*last))
+        return Page(tuple(views), None if last is None else make_cursor(*last))
 
     # Recall and answer
 
@@ -438,19 +437,3 @@ def _find_tombstone(connection: sa.Connection, tenant_id: TenantId, source_id: s
     return connection.scalar(
         sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id, denied.c.source_id == source_id)
     )
-
-
-def _make_cursor(micros: int, name: str) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps([micros, name])).decode()
-
-
-def _read_cursor(cursor: str | None) -> tuple[int, str] | None:
-    if cursor is None:
-        return None
-    try:
-        micros, name = orjson.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError("not a cursor of this service", where="cursor") from error
-    if not isinstance(micros, int) or not isinstance(name, str) or abs(micros) >= 2**63:
-        raise InvalidInputError("not a cursor of this service", where="cursor")
-    return micros, name

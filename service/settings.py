@@ -46,6 +46,25 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = 8700
     max_body_bytes: int = 32 * 1024 * 1024
+    trusted_proxies: str = Field(
+        default="",
+        description="addresses and networks, by commas, whose X-Forwarded-For and -Proto are believed",
+    )
+    rate_read_per_second: float | None = Field(
+        default=None, gt=0, description="requests a key may make that change nothing; default: no limit"
+    )
+    rate_write_per_second: float | None = Field(
+        default=None, gt=0, description="remembering, forgetting and administration; default: no limit"
+    )
+    rate_answer_per_second: float | None = Field(
+        default=None, gt=0, description="answers a key may ask for; default: no limit"
+    )
+    rate_burst_seconds: float = Field(
+        default=5.0, gt=0, description="a rate may be exceeded by what this many seconds bring"
+    )
+    failed_keys_per_minute: float = Field(
+        default=30.0, ge=0, description="unknown keys an address may try; 0: no limit"
+    )
     worker_threads: int = 2
     parse_seconds: int = Field(
         default=60,

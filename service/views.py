@@ -10,6 +10,7 @@ from typing import Generic, Literal, TypeVar
 from memory.values import EntryId, ForgetId, JobId, JsonValue, PassageId, Place, SourceId, TenantId
 
 Role = Literal["read", "write", "forget", "admin"]
+ALL_ROLES: tuple[Role, ...] = ("read", "write", "forget", "admin")
 JobStatus = Literal["queued", "running", "done", "failed", "dead", "cancelled"]
 """``failed``: refused for good. ``dead``: given up after several tries; it may be tried again."""
 
@@ -22,10 +23,45 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: the tenant a key belongs to, and what the key may do."""
+    """Who asks: the tenant a key belongs to, what the key may do, and the key's id.
+
+    ``operator``: an admin of the default tenant, who may also make tenants.
+    """
 
     tenant_id: TenantId
     roles: frozenset[Role]
+    key_id: str
+    operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    """An API key as its admin sees it: everything but the key. ``replaced_by`` is set once it is rotated."""
+
+    id: str
+    tenant_id: TenantId
+    name: str
+    roles: tuple[Role, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    replaced_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made, with the secret itself: shown once and kept nowhere."""
+
+    view: KeyView
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class TenantView:
+    """A tenant: its name and when it was made."""
+
+    id: TenantId
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ def build(
     recaller = Recaller(kernel, indexes, encoder, hierarchy=settings.hierarchy)
     return Lethe(
         kernel=kernel,
-        access=Access(kernel, vault.secret("api-keys")),
+        access=Access(kernel, vault.secret("api-keys"), DEFAULT_TENANT),
         indexes=indexes,
         recaller=recaller,
         answerer=Answerer(kernel, recaller, reader),

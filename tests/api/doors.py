@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fake_lethe import FakeLethe
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.app import create_app
@@ -20,9 +21,17 @@ def client_of(lethe: FakeLethe, key: str | None = "admin-key", **settings) -> Te
 
 
 @contextmanager
-def serving(lethe: FakeLethe) -> Iterator[int]:
+def serving(lethe: FakeLethe, *, trusted_proxies: str = "", **settings) -> Iterator[int]:
     """Serve over TCP on a free port; yield the port."""
-    server = server_of(create_app(lethe), host="127.0.0.1", port=0)
+    with serving_app(create_app(lethe, **settings), trusted_proxies=trusted_proxies) as port:
+        yield port
+
+
+@contextmanager
+def serving_app(app: FastAPI, *, trusted_proxies: str = "", lifespan: str = "on") -> Iterator[int]:
+    """Serve an application over TCP on a free port; yield the port. ``lifespan`` off leaves it as it is."""
+    server = server_of(app, host="127.0.0.1", port=0, trusted_proxies=trusted_proxies)
+    server.config.lifespan = lifespan
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

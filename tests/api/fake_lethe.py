@@ -33,11 +33,11 @@ from service.views import (
 )
 
 KEYS = {
-    "admin-key": Principal(TenantId("t1"), frozenset({"admin"})),
-    "read-key": Principal(TenantId("t1"), frozenset({"read"})),
-    "write-key": Principal(TenantId("t1"), frozenset({"write"})),
-    "forget-key": Principal(TenantId("t1"), frozenset({"forget"})),
-    "other-key": Principal(TenantId("t2"), frozenset({"admin"})),
+    "admin-key": Principal(TenantId("t1"), frozenset({"admin"}), "k1"),
+    "read-key": Principal(TenantId("t1"), frozenset({"read"}), "k2"),
+    "write-key": Principal(TenantId("t1"), frozenset({"write"}), "k3"),
+    "forget-key": Principal(TenantId("t1"), frozenset({"forget"}), "k4"),
+    "other-key": Principal(TenantId("t2"), frozenset({"admin"}), "k5"),
 }
 
 

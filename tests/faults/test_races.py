@@ -173,7 +173,7 @@ class Served:
         self.server = server_of(app, host=host, port=port)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
         self.thread.start()
-        key = lethe.access.issue(TENANT, ("read", "write", "forget", "admin"))
+        key = lethe.access.issue(TENANT, ("read", "write", "forget", "admin"), name="race").key
         self.client = LetheClient(f"http://{host}:{port}", key)
         deadline = time.monotonic() + 30
         while not self.client.is_ready():

@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from memory.database import Database, connect
-from memory.tables import key_metadata, metadata
+from memory.tables import api_keys, key_metadata, metadata
 from migrations import Plane, downgrade, get_revisions, upgrade
 from tests.conftest import BACKENDS
 
@@ -99,3 +99,38 @@ def test_what_was_upgraded_can_be_taken_back_and_upgraded_again(database: Databa
     assert get_revisions(plane, database.engine)[0] is None
     upgrade(plane, database.engine)
     assert differ(database, plane) == []
+
+
+def test_keys_made_before_they_could_end_are_kept_and_named(database: Database) -> None:
+    """From 0001: digests, tenants, roles and times stay as they were; each key gets an id of its own."""
+    upgrade("data", database.engine, "0001")
+    old = [
+        {"digest": letter * 64, "tenant_id": "default", "roles": "admin read", "created_us": 7}
+        for letter in "abc"
+    ]
+    table = sa.table("api_keys", *map(sa.column, old[0]))
+    with database.write() as connection:
+        connection.execute(table.insert(), old)
+
+    upgrade("data", database.engine)
+
+    with database.read() as connection:
+        rows = connection.execute(sa.select(api_keys).order_by(api_keys.c.digest)).all()
+    assert [{name: getattr(row, name) for name in old[0]} for row in rows] == old
+    assert len({row.id for row in rows}) == 3
+    assert all((row.expires_us, row.revoked_us, row.replaced_by) == (None, None, None) for row in rows)
+
+
+def test_going_back_brings_no_key_to_life(database: Database) -> None:
+    """0001 knows no end of keys: one that has an end is deleted, the others stay."""
+    upgrade("data", database.engine)
+    key = {"tenant_id": "default", "name": "n", "roles": "read", "created_us": 7}
+    ends = {"lasting": {}, "revoked": {"revoked_us": 8}, "expiring": {"expires_us": 9}}
+    with database.write() as connection:
+        for name, end in ends.items():
+            connection.execute(api_keys.insert().values(digest=name, id=name, **key, **end))
+
+    downgrade("data", database.engine, "0001")
+
+    with database.read() as connection:
+        assert connection.scalars(sa.text("SELECT digest FROM api_keys")).all() == ["lasting"]

@@ -77,8 +77,10 @@ class House:
         encoder: Encoder,
         reader: Reader | None = None,
         guarded: bool = False,
+        waker: StepWaker | None = None,
         **settings: object,
     ) -> None:
+        self.waker = waker or StepWaker()
         self.data = data
         self.encoder = encoder
         self.clock = TestClock()
@@ -90,7 +92,6 @@ class House:
         self.open()
 
     def open(self) -> None:
-        self.waker = StepWaker()
         kernel = build_kernel(self.settings, clock=self.clock, new_id=self.ids)
         self.lethe: Lethe = build(
             self.settings,
