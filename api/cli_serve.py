@@ -30,7 +30,7 @@ def serve(
     from api.app import create_app
     from api.server import server_of
 
-    settings = _settings(data, host=host, port=port)
+    settings = settings_of(data, host=host, port=port)
     listening = _bind(settings.host, settings.port)
     if not is_loopback(settings.host):
         errors().print(
@@ -47,7 +47,7 @@ def serve(
 
 def worker(data: Data = None) -> None:
     """Work through the jobs of a data folder without serving HTTP, until stopped."""
-    lethe = _build(_settings(data))
+    lethe = _build(settings_of(data))
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
@@ -64,7 +64,7 @@ def upgrade(data: Data = None) -> None:
     """Bring the schema to the newest revision."""
     from service.wiring import upgrade_database
 
-    for plane, revision in upgrade_database(_settings(data)).items():
+    for plane, revision in upgrade_database(settings_of(data)).items():
         output().print(f"{plane}: {revision}")
 
 
@@ -74,7 +74,7 @@ def current(data: Data = None) -> None:
     from memory.database import Database
     from migrations import get_revisions
 
-    settings = _settings(data)
+    settings = settings_of(data)
     for path in (settings.data / "lethe.db", settings.data / "keys.db"):
         if settings.database_url is None and not path.exists():
             raise NotFoundError("database", str(path))
@@ -131,7 +131,8 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _settings(data: Path | None, *, host: str | None = None, port: int | None = None) -> Settings:
+def settings_of(data: Path | None, *, host: str | None = None, port: int | None = None) -> Settings:
+    """Return the settings; what the command line gives comes before the environment."""
     from service.settings import Settings
 
     given = {"data": data, "host": host, "port": port}

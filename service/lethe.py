@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from memory.clock import to_datetime, to_micros
-from memory.errors import ForgottenError, InvalidInputError, NotFoundError
+from memory.errors import CorruptionError, ForgottenError, InvalidInputError, NotFoundError
 from memory.fence import shared
 from memory.journal import iter_headers, list_entry_ids, list_versions
 from memory.kernel import Kernel, find_denied, get_position
@@ -81,6 +81,7 @@ class Lethe:
 
     def start(self) -> None:
         """Open the indexes, make the first key, start workers, begin to load the reader."""
+        self._check_journal()
         self.kernel.create_tenant(self.default_tenant)
         self.access.ensure_admin_key(self.default_tenant, self.admin_key_file)
         self.kernel.jobs.release_all()
@@ -91,6 +92,14 @@ class Lethe:
         if self.load_reader is not None:
             self.load_reader.start()
         self._started = True
+
+    def _check_journal(self) -> None:
+        """Refuse to start when the journal is lost: what follows would take its keys for orphans."""
+        if not self.kernel.list_tenants() and not self.kernel.vault.is_empty():
+            raise CorruptionError(
+                "the database is new, but the key store has keys of entries: the journal was lost. Bring it "
+                "back with: lethe restore FILE. To begin anew without it, move keys.db and root.key away"
+            )
 
     def _collect_keys(self) -> None:
         """Destroy the keys of entries that never came to be: a process ended between key and entry."""

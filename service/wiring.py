@@ -16,7 +16,7 @@ from embedding.encoder import TextEncoder
 from embedding.models import ModelStore
 from memory.clock import Clock, NewId, SystemClock, random_id
 from memory.database import Database
-from memory.errors import ConflictError, CorruptionError
+from memory.errors import ConflictError, CorruptionError, NotFoundError
 from memory.fence import InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
@@ -103,6 +103,41 @@ def build_kernel(settings: Settings, *, clock: Clock | None = None, new_id: NewI
     return Kernel(
         settings.data, database, vault, InProcessFence(), Jobs(database, clock, new_id), clock, new_id
     )
+
+
+def open_databases(settings: Settings) -> tuple[Database, SealedVault]:
+    """Open data and keys as they are, for commands that must make nothing anew.
+
+    ``NotFoundError`` when one of them is missing, ``ConflictError`` when it is of another revision.
+    """
+    return _open_there("data", settings.resolved_database_url), open_vault(settings)
+
+
+def open_vault(settings: Settings) -> SealedVault:
+    """Open the key store that is there; ``NotFoundError`` without its database or root key."""
+    root_key_file = settings.root_key_file or settings.data / "root.key"
+    if not root_key_file.exists():
+        raise NotFoundError("root key", str(root_key_file))
+    database = _open_there("keys", settings.resolved_keys_url)
+    return SealedVault(database, load_root_key(root_key_file))
+
+
+def _open_there(plane: migrations.Plane, url: str) -> Database:
+    database = Database(url)
+    shown = database.url.render_as_string()  # without its password
+    if database.is_sqlite and not Path(database.url.database or "").exists():
+        raise NotFoundError(f"{plane} database", shown)
+    found, newest = migrations.get_revisions(plane, database.engine)
+    if found is None:
+        database.close()
+        raise NotFoundError(f"{plane} database", f"{shown}: it has no tables")
+    if found != newest:
+        database.close()
+        raise ConflictError(
+            f"the {plane} database is at revision {found}, this Lethe is of revision {newest}; stop the "
+            "service and run: lethe db upgrade"
+        )
+    return database
 
 
 def load_encoder(settings: Settings, store: ModelStore) -> Encoder:
