@@ -316,7 +316,8 @@ class IndexStore:
             for row in connection.execute(sa.select(manifests).where(manifests.c.tenant_id == tenant_id)):
                 yield {"manifest": row.kind, "artifact": row.artifact, "folder": row.folder}
 
-    def owns(self, path: PurePosixPath) -> bool:
+    @staticmethod
+    def owns(path: PurePosixPath) -> bool:
         """Every file in the index folder."""
         return path.parts[:1] == (INDEX_FOLDER,)
 

@@ -110,7 +110,12 @@ def open_databases(settings: Settings) -> tuple[Database, SealedVault]:
 
     ``NotFoundError`` when one of them is missing, ``ConflictError`` when it is of another revision.
     """
-    return _open_there("data", settings.resolved_database_url), open_vault(settings)
+    return open_data(settings), open_vault(settings)
+
+
+def open_data(settings: Settings) -> Database:
+    """Open the data database that is there; ``NotFoundError`` without it."""
+    return _open_there("data", settings.resolved_database_url)
 
 
 def open_vault(settings: Settings) -> SealedVault:
