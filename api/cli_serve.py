@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import socket
 import threading
@@ -42,21 +43,31 @@ def serve(
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     shown_port = listening.getsockname()[1]
     errors().print(f"Lethe listens on http://{shown_host}:{shown_port}; its data is in {settings.data}")
-    server_of(app, host=settings.host, port=shown_port).run(sockets=[listening])
+    server = server_of(app, host=settings.host, port=shown_port, drain_seconds=settings.drain_seconds)
+    server.run(sockets=[listening])
 
 
 def worker(data: Data = None) -> None:
     """Work through the jobs of a data folder without serving HTTP, until stopped."""
     lethe = _build(settings_of(data))
     stopping = threading.Event()
+
+    def stop(number: int, _: object) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        stopping.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, stop)
     lethe.start()
+    unfinished = 0
     try:
         errors().print("working; stop with Ctrl+C")
         stopping.wait()
     finally:
-        lethe.stop()
+        unfinished = lethe.stop()
+    if unfinished:
+        os._exit(0)  # the threads that hold them would keep the process from ending
 
 
 @database.command()

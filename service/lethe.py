@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import orjson
 import sqlalchemy as sa
+import structlog
 
 from memory.clock import to_datetime, to_micros
 from memory.errors import CorruptionError, ForgottenError, InvalidInputError, NotFoundError
@@ -48,6 +49,8 @@ from service.work import FORGET, REBUILD, Work
 POLL_SECONDS = 0.02
 OPEN = ("queued", "running")
 
+log = structlog.get_logger()
+
 
 class Waker(Protocol):
     """Runs jobs somewhere: embedded threads, or workers behind a broker."""
@@ -75,7 +78,10 @@ class Lethe:
     load_reader: SwitchingReader | None
     default_tenant: TenantId
     admin_key_file: Path
+    stop_seconds: float = 30.0
+    """How long running jobs may take to finish when the service stops."""
     _started: bool = False
+    _stopping: bool = False
 
     # Life
 
@@ -87,6 +93,8 @@ class Lethe:
         self.kernel.jobs.release_all()
         self._collect_keys()
         self.indexes.open_all()
+        self._stopping = False
+        self.work.leases.open()
         self.waker.start(self.work.run, self.kernel.jobs.list_due)
         self._resume()
         if self.load_reader is not None:
@@ -140,16 +148,29 @@ class Lethe:
         made = {EntryId(under) for _, under in list_artifacts(connection, tenant_id, "nodes")}
         return bool(missing & made)
 
-    def stop(self) -> None:
-        """Let running work finish, then close everything."""
-        self._started = False
+    def drain(self) -> None:
+        """Say from now on that this process is not ready: it is about to stop."""
+        self._stopping = True
+
+    def stop(self) -> int:
+        """Let running jobs finish, within a limit, and close everything.
+
+        Return how many jobs did not finish and were given back; the threads that run them may live on.
+        """
+        self._started, self._stopping = False, True
+        unfinished = self.work.leases.close(timeout_seconds=self.stop_seconds)
+        if unfinished:
+            log.warning("jobs given back unfinished", job_ids=[job.id for job in unfinished])
         self.waker.stop()
         self.indexes.close()
         self.kernel.database.close()
         self.kernel.vault.close()
+        return len(unfinished)
 
     def is_ready(self) -> dict[str, str]:
         """Return what is missing before requests can be served; nothing when ready."""
+        if self._stopping:
+            return {"service": "stopping"}
         return {} if self._started else {"service": "starting"}
 
     def authenticate(self, key: str) -> Principal:

@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     port: int = 8700
     max_body_bytes: int = 32 * 1024 * 1024
     worker_threads: int = 2
+    drain_seconds: float = Field(
+        default=0, ge=0, description="how long requests are served after SIGTERM, while /readyz says 503"
+    )
+    stop_seconds: float = Field(
+        default=30, ge=0, description="how long running jobs may take to finish; then they are given back"
+    )
     torch_threads: int | None = Field(
         default=None, description="CPU threads of the models; default: torch's own choice"
     )

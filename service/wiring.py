@@ -227,6 +227,7 @@ def build(
         load_reader=loader,
         default_tenant=DEFAULT_TENANT,
         admin_key_file=settings.data / "admin.key",
+        stop_seconds=settings.stop_seconds,
     )
 
 

@@ -20,9 +20,9 @@ from memory.ledger import add_edges, delete, drop_edges_from, list_artifacts, pu
 from memory.ports import Parser
 from memory.values import Content, EntryId, JobId, JsonValue, TenantId
 from service.forgetting import Forgetting
-from service.heartbeat import keep_leased
 from service.index import Indexes
 from service.ingest import derive, name_artifacts, parse_contents, to_artifacts
+from service.leases import Leases
 from service.metrics import jobs_total, passages_total
 from service.remember import INGEST
 from service.topics import fold_topics
@@ -49,6 +49,7 @@ class Work:
         self.forgetting = forgetting
         self.parser = parser
         self.wake = wake
+        self.leases = Leases(kernel.jobs)
         self._kinds: Mapping[str, Callable[[Job], None]] = {
             INGEST: self._ingest_with_others,
             FOLD: self._fold,
@@ -59,10 +60,13 @@ class Work:
 
     def run(self, job_id: str) -> None:
         """Do a job if it is still to be done; whatever happens is written on its row."""
-        job = self.kernel.jobs.claim(job_id)
-        if job is None:
-            return
-        with keep_leased(self.kernel.jobs, [job]):
+        with self.leases.working() as allowed:
+            job = self.kernel.jobs.claim(job_id) if allowed else None
+            if job is not None:
+                self._run(job)
+
+    def _run(self, job: Job) -> None:
+        with self.leases.keep([job]):
             error = _attempt(lambda: self._kinds[job.kind](job))
         if error is not None:
             self._fail([job], error)
@@ -84,7 +88,7 @@ class Work:
         """Ingest the claimed entry together with others of its tenant that are waiting."""
         others = self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1)
         batch = [job, *others]
-        with keep_leased(self.kernel.jobs, others):
+        with self.leases.keep(others):
             error = _attempt(lambda: self._ingest(job.tenant_id, batch))
             if isinstance(error, UnavailableError):
                 self._fail(batch, error)

@@ -78,6 +78,9 @@ class FakeLethe:
     def stop(self) -> None:
         self.started -= 1
 
+    def drain(self) -> None:
+        self.ready = False
+
     def is_ready(self) -> dict[str, str]:
         return {} if self.ready else {"worker": "not started"}
 
