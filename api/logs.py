@@ -14,6 +14,7 @@ from uuid import uuid4
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from api.fenced import cut_off
 from api.problems import internal_problem
@@ -49,7 +50,9 @@ class RequestLog:
 
         log = _log.bind(request_id=request_id, method=scope["method"])
         try:
-            await self._app(scope, receive, send_with_id)
+            # What the use cases log meanwhile carries the request's id, in whatever thread.
+            with bound_contextvars(request_id=request_id):
+                await self._app(scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - the edge of the process
             log.error("request failed", error=type(error).__name__, frames=frames_of(error))
             if status:

@@ -262,6 +262,10 @@ class Indexes:
             self._delete_foreign_files(tenant_id)
             self.get(tenant_id)
 
+    def count_rows(self) -> int:
+        """Return how many rows are in memory, of all tenants."""
+        return sum(len(live.state.row_entry) for live in list(self._live.values()))
+
     def close(self) -> None:
         """Close every generation; word indexes go, segments stay."""
         for generation in self._live.values():

@@ -17,7 +17,13 @@ import sqlalchemy as sa
 import structlog
 
 from memory.clock import to_datetime, to_micros
-from memory.errors import CorruptionError, ForgottenError, InvalidInputError, NotFoundError
+from memory.errors import (
+    CorruptionError,
+    ForgottenError,
+    InvalidInputError,
+    LetheError,
+    NotFoundError,
+)
 from memory.fence import shared
 from memory.journal import iter_headers, list_entry_ids, list_versions
 from memory.kernel import Kernel, find_denied, get_position
@@ -29,6 +35,7 @@ from reader.switch import SwitchingReader
 from service.access import Access
 from service.answer import Answerer
 from service.forgetting import Forgetting
+from service.gauges import Gauges, render
 from service.generation import Card, State
 from service.index import Indexes
 from service.recall import Recaller
@@ -168,10 +175,23 @@ class Lethe:
         return len(unfinished)
 
     def is_ready(self) -> dict[str, str]:
-        """Return what is missing before requests can be served; nothing when ready."""
+        """Return what is missing before requests can be served; nothing when ready.
+
+        A broker that is away is not among it: requests are served, and jobs wait in the database.
+        """
         if self._stopping:
             return {"service": "stopping"}
-        return {} if self._started else {"service": "starting"}
+        if not self._started:
+            return {"service": "starting"}
+        looked_at: dict[str, Callable[[], object]] = {
+            "database": self.kernel.list_tenants,
+            "keys": self.kernel.vault.is_empty,
+        }
+        return {name: why for name, look in looked_at.items() if (why := _find_trouble(look))}
+
+    def render_metrics(self) -> bytes:
+        """Return this process's metrics in Prometheus' text format."""
+        return render(Gauges(self.kernel, self.indexes))
 
     def authenticate(self, key: str) -> Principal:
         """Return who a key belongs to."""
@@ -189,6 +209,8 @@ class Lethe:
         """Append contents and wake workers for them."""
         done = remember(self.kernel, tenant_id, contents, source_id)
         queued = [item.job.id for item in done if item.job.status == "queued"]
+        # Ties the request's id to its jobs', which their own lines carry.
+        log.info("queued", jobs=len(queued), job_ids=queued[:INGEST_STRIDE])
         for job_id in queued[::INGEST_STRIDE]:
             self.waker.wake(job_id)
         return [self._with_passages(tenant_id, item) for item in done]
@@ -413,6 +435,17 @@ class Lethe:
 
 INGEST_STRIDE = 16
 """One message per so many queued entries: a worker that wakes takes all that wait."""
+
+
+def _find_trouble(look: Callable[[], object]) -> str:
+    """Return why something does not answer; empty when it does. No driver's words: they may hold a URL."""
+    try:
+        look()
+    except LetheError as error:
+        return str(error)
+    except sa.exc.SQLAlchemyError as error:
+        return f"does not answer ({type(error).__name__})"
+    return ""
 
 
 def _find_tombstone(connection: sa.Connection, tenant_id: TenantId, source_id: str) -> str | None:

@@ -9,6 +9,7 @@ from functools import partial
 
 import sqlalchemy as sa
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from memory.database import chunked
 from memory.digest import digest_content
@@ -66,10 +67,11 @@ class Work:
                 self._run(job)
 
     def _run(self, job: Job) -> None:
-        with self.leases.keep([job]):
+        # Every line written on the way carries the job's id.
+        with bound_contextvars(job_id=job.id, job_kind=job.kind), self.leases.keep([job]):
             error = _attempt(lambda: self._kinds[job.kind](job))
-        if error is not None:
-            self._fail([job], error)
+            if error is not None:
+                self._fail([job], error)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:
