@@ -105,11 +105,12 @@ def _build(settings: Settings) -> Lethe:
     from api.cli_models import fetch
     from embedding.models import ModelStore
     from service.stores import BROKER_FOLDER
-    from service.wiring import build, configure_logs, lock_data_folder
+    from service.wiring import build, configure_logs, configure_traces, lock_data_folder
     from workers.broker import EmbeddedBroker
     from workers.worker import EmbeddedWorker
 
     configure_logs(settings.log_level)
+    configure_traces(settings)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock_data_folder(settings.data)
     fetch(ModelStore(settings.models_cache), settings.embedder)

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     hierarchy: bool = Field(
         default=True, description="whether recall descends through sections, sources and topics"
     )
+    otel_endpoint: str | None = Field(
+        default=None, description="where to send traces (OTLP over HTTP); needs lethe[otel]; default: nowhere"
+    )
     log_level: str = "INFO"
 
     @property

@@ -34,6 +34,7 @@ from service.lethe import Lethe, Waker
 from service.recall import Recaller
 from service.settings import Settings
 from service.stores import ArtifactStore, ControlFiles, JournalStore, KeyStore
+from service.tracing import set_up
 from service.work import Work
 from sources.parse import SourceParser
 from unlearning.certificate import SigningKey
@@ -229,6 +230,12 @@ def build(
         admin_key_file=settings.data / "admin.key",
         stop_seconds=settings.stop_seconds,
     )
+
+
+def configure_traces(settings: Settings) -> None:
+    """Send traces where the settings say; nowhere by default."""
+    if settings.otel_endpoint is not None:
+        set_up(settings.otel_endpoint, version=get_version())
 
 
 def configure_logs(level: str) -> None:

@@ -27,6 +27,7 @@ from service.leases import Leases
 from service.metrics import jobs_total, passages_total
 from service.remember import INGEST
 from service.topics import fold_topics
+from service.tracing import span
 
 FOLD, COMPACT, FORGET, REBUILD = "fold", "compact", "forget", "rebuild"
 INGEST_BATCH = 64
@@ -68,7 +69,11 @@ class Work:
 
     def _run(self, job: Job) -> None:
         # Every line written on the way carries the job's id.
-        with bound_contextvars(job_id=job.id, job_kind=job.kind), self.leases.keep([job]):
+        with (
+            bound_contextvars(job_id=job.id, job_kind=job.kind),
+            span(f"job {job.kind}", {"lethe.job_id": job.id}),
+            self.leases.keep([job]),
+        ):
             error = _attempt(lambda: self._kinds[job.kind](job))
             if error is not None:
                 self._fail([job], error)
