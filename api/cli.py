@@ -8,7 +8,16 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from api import cli_access, cli_ingest, cli_memory, cli_models, cli_operations, cli_serve
+from api import (
+    cli_access,
+    cli_backup,
+    cli_doctor,
+    cli_ingest,
+    cli_memory,
+    cli_models,
+    cli_operations,
+    cli_serve,
+)
 from api.terminal import errors
 from memory.errors import ForbiddenError, LetheError, UnavailableError
 
@@ -54,6 +63,9 @@ app.command("forget")(cli_memory.forget)
 app.command("verify")(cli_operations.verify)
 app.command("status")(cli_operations.status)
 app.command("rebuild")(cli_operations.rebuild)
+app.command("doctor")(cli_doctor.doctor)
+app.command("backup")(cli_backup.backup)
+app.command("restore")(cli_backup.restore)
 app.add_typer(cli_models.app, name="models")
 app.command("worker")(cli_serve.worker)
 app.command("api")(cli_serve.serve_api)

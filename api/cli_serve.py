@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import socket
 import threading
@@ -29,7 +30,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="port (default 8700)")] = None,
 ) -> None:
     """Serve over HTTP until stopped."""
-    _listen(_settings(data, host=host, port=port), "all")
+    _listen(settings_of(data, host=host, port=port), "all")
 
 
 def serve_api(
@@ -38,7 +39,7 @@ def serve_api(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="port (default 8700)")] = None,
 ) -> None:
     """Serve over HTTP beside other processes; `lethe worker` does the work."""
-    _listen(_settings(data, host=host, port=port), "api")
+    _listen(settings_of(data, host=host, port=port), "api")
 
 
 def _listen(settings: Settings, role: Role) -> None:
@@ -64,22 +65,37 @@ def _listen(settings: Settings, role: Role) -> None:
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     shown_port = listening.getsockname()[1]
     errors().print(f"Lethe listens on http://{shown_host}:{shown_port}; its data is in {settings.data}")
-    server = server_of(app, host=settings.host, port=shown_port, trusted_proxies=settings.trusted_proxies)
+    server = server_of(
+        app,
+        host=settings.host,
+        port=shown_port,
+        trusted_proxies=settings.trusted_proxies,
+        drain_seconds=settings.drain_seconds,
+    )
     server.run(sockets=[listening])
 
 
 def worker(data: Data = None) -> None:
     """Work through jobs without serving HTTP, until stopped."""
-    lethe = _build(_settings(data), "worker")
+    lethe = _build(settings_of(data), "worker")
     stopping = threading.Event()
+
+    def stop(number: int, _: object) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        stopping.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, stop)
     lethe.start()
+    unfinished = 0
     try:
         errors().print("working; stop with Ctrl+C")
         stopping.wait()
     finally:
-        lethe.stop()
+        unfinished = lethe.stop()
+    if unfinished:
+        os._exit(0)  # the threads that hold them would keep the process from ending
 
 
 @schema.command()
@@ -87,7 +103,7 @@ def upgrade(data: Data = None) -> None:
     """Bring the schema to the newest revision."""
     from service.wiring import upgrade_database
 
-    for plane, revision in upgrade_database(_settings(data)).items():
+    for plane, revision in upgrade_database(settings_of(data)).items():
         output().print(f"{plane}: {revision}")
 
 
@@ -97,7 +113,7 @@ def current(data: Data = None) -> None:
     from memory.database import connect
     from migrations import get_revisions
 
-    settings = _settings(data)
+    settings = settings_of(data)
     for path in (settings.data / "lethe.db", settings.data / "keys.db"):
         if settings.database_url is None and not path.exists():
             raise NotFoundError("database", str(path))
@@ -122,12 +138,13 @@ def _build(settings: Settings, role: Role) -> Lethe:
     from embedding.models import ModelStore
     from memory.database import connect
     from service.stores import BROKER_FOLDER
-    from service.wiring import build, configure_logs, lock_data_folder
+    from service.wiring import build, configure_logs, configure_traces, lock_data_folder
     from workers.broker import EmbeddedBroker
     from workers.sender import Sender
     from workers.worker import EmbeddedWorker
 
     configure_logs(settings.log_level)
+    configure_traces(settings)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = connect(settings.resolved_database_url)
     if role == "api" and not (database.is_shared and settings.broker_url):
@@ -171,7 +188,8 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _settings(data: Path | None, *, host: str | None = None, port: int | None = None) -> Settings:
+def settings_of(data: Path | None, *, host: str | None = None, port: int | None = None) -> Settings:
+    """Return the settings; what the command line gives comes before the environment."""
     from service.settings import Settings
 
     given = {"data": data, "host": host, "port": port}

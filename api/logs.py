@@ -14,9 +14,11 @@ from uuid import uuid4
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from api.fenced import cut_off
 from api.problems import internal_problem
+from service.tracing import span
 
 REQUEST_ID = "x-request-id"
 
@@ -49,7 +51,20 @@ class RequestLog:
 
         log = _log.bind(request_id=request_id, method=scope["method"])
         try:
-            await self._app(scope, receive, send_with_id)
+            # What the use cases log meanwhile carries the request's id, in whatever thread.
+            with (
+                bound_contextvars(request_id=request_id),
+                span(
+                    scope["method"],
+                    {"http.request.method": scope["method"], "lethe.request_id": request_id},
+                    headers=Headers(scope=scope),
+                ) as traced,
+            ):
+                await self._app(scope, receive, send_with_id)
+                if traced is not None:
+                    path = getattr(scope.get("route"), "path", "")
+                    traced.update_name(f"{scope['method']} {path}".strip())
+                    traced.set_attributes({"http.route": path, "http.response.status_code": status})
         except Exception as error:  # noqa: BLE001 - the edge of the process
             log.error("request failed", error=type(error).__name__, frames=frames_of(error))
             if status:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 import orjson
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from api.auth import AdminCaller, ReadCaller
@@ -44,9 +44,11 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
-async def metrics() -> Response:
-    """Return counters for Prometheus; they hold no content."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request) -> Response:
+    """Return this process's metrics for Prometheus; they hold no content."""
+    lethe: Lethe = request.app.state.lethe
+    text = await anyio.to_thread.run_sync(lethe.render_metrics, limiter=request.app.state.polling_threads)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/stats", responses={200: reply("Counts", dict[str, Any])})

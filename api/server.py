@@ -8,7 +8,11 @@ without end; here they are bounded.
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from collections.abc import Callable
 from http import HTTPStatus
+from types import FrameType
 from uuid import uuid4
 
 import orjson
@@ -73,13 +77,45 @@ class FencedProtocol(HttpToolsProtocol):
         self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
 
 
-def server_of(app: FastAPI, *, host: str, port: int, trusted_proxies: str = "") -> uvicorn.Server:
+class DrainingServer(uvicorn.Server):
+    """Uvicorn's server, which goes on for a while after the first signal and ends hard at the second.
+
+    Meanwhile ``/readyz`` says 503, so that a load balancer sends its requests elsewhere before the
+    socket is closed.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, drain: Callable[[], None], drain_seconds: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._drain_seconds = drain_seconds
+        self._exit_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; asked once more, end at once. What was acknowledged is on the disk."""
+        if self._exit_at is not None:
+            os._exit(128 + sig)
+        self._drain()
+        self._exit_at = time.monotonic() + self._drain_seconds
+        self._captured_signals.append(sig)
+        if not self._drain_seconds:
+            self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """End the loop when the time for draining is over."""
+        if self._exit_at is not None and time.monotonic() >= self._exit_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def server_of(
+    app: FastAPI, *, host: str, port: int, trusted_proxies: str = "", drain_seconds: float = 0
+) -> uvicorn.Server:
     """Return a server for the app; it logs requests through ``api.logs`` alone.
 
     ``trusted_proxies``: addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed,
     separated by commas; by default nobody's are.
     """
-    return uvicorn.Server(
+    return DrainingServer(
         uvicorn.Config(
             app,
             host=host,
@@ -92,5 +128,7 @@ def server_of(app: FastAPI, *, host: str, port: int, trusted_proxies: str = "") 
             forwarded_allow_ips=trusted_proxies,
             log_level="warning",
             timeout_graceful_shutdown=STOP_SECONDS,
-        )
+        ),
+        drain=app.state.lethe.drain,
+        drain_seconds=drain_seconds,
     )

@@ -235,6 +235,12 @@ class Jobs:
                 }
                 self._update(connection, [job], values)
 
+    def give_back(self, claimed: Sequence[Job]) -> None:
+        """Queue jobs again at once, as if they had not been tried: their worker stops."""
+        with self.database.write() as connection:
+            values = {"status": "queued", "lease_token": None, "lease_until_us": 0, "progress": 0.0}
+            self._update(connection, claimed, {**values, "attempts": jobs.c.attempts - 1})
+
     def retry_failed(self, connection: sa.Connection, kind: str, tenant_id: TenantId | None = None) -> None:
         """Queue every failed job of a kind once more, of one tenant where asked."""
         which = (jobs.c.kind == kind) & jobs.c.status.in_(("failed", "dead"))

@@ -53,6 +53,9 @@ class Vault(Protocol):
     def list_entry_ids(self, tenant_id: TenantId) -> list[EntryId]:
         """Return the entries that have a data key."""
 
+    def is_empty(self) -> bool:
+        """Say whether no entry of any tenant has a key."""
+
     def close(self) -> None:
         """Let go of the key store."""
 
@@ -230,6 +233,12 @@ class SealedVault:
                 sa.select(keys.c.name).where(keys.c.tenant_id == tenant_id, keys.c.name.startswith("entry:"))
             )
             return [EntryId(name.removeprefix("entry:")) for name in names]
+
+    def is_empty(self) -> bool:
+        """Say whether no entry of any tenant has a key."""
+        with self.database.read() as connection:
+            any_entry = sa.select(keys.c.name).where(keys.c.name.startswith("entry:")).limit(1)
+            return connection.scalar(any_entry) is None
 
     def close(self) -> None:
         """Close the key database and drop the keys held in memory."""

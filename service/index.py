@@ -298,6 +298,10 @@ class Indexes:
             self._delete_foreign_files(tenant_id)
             self.get(tenant_id)
 
+    def count_rows(self) -> int:
+        """Return how many rows are in memory, of all tenants."""
+        return sum(len(live.state.row_entry) for live in list(self._live.values()))
+
     def close(self) -> None:
         """Close every generation; word indexes go, segments stay."""
         for generation in self._live.values():
@@ -353,7 +357,8 @@ class IndexStore:
             for row in connection.execute(sa.select(manifests).where(manifests.c.tenant_id == tenant_id)):
                 yield {"manifest": row.kind, "artifact": row.artifact, "folder": row.folder}
 
-    def owns(self, path: PurePosixPath) -> bool:
+    @staticmethod
+    def owns(path: PurePosixPath) -> bool:
         """Every file in the index folder."""
         return path.parts[:1] == (INDEX_FOLDER,)
 

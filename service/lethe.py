@@ -16,7 +16,7 @@ import sqlalchemy as sa
 import structlog
 
 from memory.clock import to_datetime, to_micros
-from memory.errors import ForgottenError, LetheError, NotFoundError
+from memory.errors import CorruptionError, ForgottenError, LetheError, NotFoundError
 from memory.fence import shared
 from memory.journal import iter_headers, list_entry_ids, list_versions
 from memory.kernel import Kernel, find_denied, get_position
@@ -29,6 +29,7 @@ from service.access import Access
 from service.answer import Answerer
 from service.cursor import make_cursor, read_cursor
 from service.forgetting import Forgetting
+from service.gauges import Gauges, render
 from service.index import Indexes
 from service.listing import list_sources
 from service.recall import Recaller
@@ -50,9 +51,9 @@ POLL_SECONDS = 0.02
 TEND_SECONDS = 1.0
 ORPHAN_SECONDS = 900.0
 """Longer than any request takes from making its keys to writing its entries."""
-log = structlog.get_logger()
-
 OPEN = ("queued", "running")
+
+log = structlog.get_logger()
 
 
 class Waker(Protocol):
@@ -81,14 +82,18 @@ class Lethe:
     load_reader: SwitchingReader | None
     default_tenant: TenantId
     admin_key_file: Path
+    stop_seconds: float = 30.0
+    """How long running jobs may take to finish when the service stops."""
     _started: bool = False
-    _stopping: threading.Event = field(default_factory=threading.Event)
+    _stopping: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
     _tending: threading.Thread | None = None
 
     # Life
 
     def start(self) -> None:
         """Open the indexes, make the first key, start workers, begin to load the reader."""
+        self._check_journal()
         self.kernel.create_tenant(self.default_tenant)
         self.access.ensure_admin_key(self.default_tenant, self.admin_key_file)
         if self.kernel.database.is_shared:
@@ -98,6 +103,8 @@ class Lethe:
             self.kernel.jobs.release_all()
             self._destroy_keys(self._find_orphan_keys())
         self.indexes.open_all()
+        self._stopping = False
+        self.work.leases.open()
         self.waker.start(self.work.run_next, self.kernel.jobs.list_due)
         self._resume()
         if self.load_reader is not None:
@@ -106,10 +113,18 @@ class Lethe:
             self._tending.start()
         self._started = True
 
+    def _check_journal(self) -> None:
+        """Refuse to start when the journal is lost: what follows would take its keys for orphans."""
+        if not self.kernel.list_tenants() and not self.kernel.vault.is_empty():
+            raise CorruptionError(
+                "the database is new, but the key store has keys of entries: the journal was lost. Bring it "
+                "back with: lethe restore FILE. To begin anew without it, move keys.db and root.key away"
+            )
+
     def _tend(self) -> None:
         """Keep up with what the other processes do, and clear up after those that ended."""
         orphans, found_at = self._find_orphan_keys(), time.monotonic()
-        while not self._stopping.wait(TEND_SECONDS):
+        while not self._ended.wait(TEND_SECONDS):
             try:
                 self.indexes.keep_up()
                 if time.monotonic() - found_at > ORPHAN_SECONDS:
@@ -163,10 +178,20 @@ class Lethe:
         made = {EntryId(under) for _, under in list_artifacts(connection, tenant_id, "nodes")}
         return bool(missing & made)
 
-    def stop(self) -> None:
-        """Let running work finish, then close everything."""
-        self._started = False
-        self._stopping.set()
+    def drain(self) -> None:
+        """Say from now on that this process is not ready: it is about to stop."""
+        self._stopping = True
+
+    def stop(self) -> int:
+        """Let running jobs finish, within a limit, and close everything.
+
+        Return how many jobs did not finish and were given back; the threads that run them may live on.
+        """
+        self._started, self._stopping = False, True
+        unfinished = self.work.leases.close(timeout_seconds=self.stop_seconds)
+        if unfinished:
+            log.warning("jobs given back unfinished", job_ids=[job.id for job in unfinished])
+        self._ended.set()
         self.waker.stop()
         if self._tending is not None:
             self._tending.join()
@@ -175,10 +200,26 @@ class Lethe:
         self.kernel.fence.close()
         self.kernel.database.close()
         self.kernel.vault.close()
+        return len(unfinished)
 
     def is_ready(self) -> dict[str, str]:
-        """Return what is missing before requests can be served; nothing when ready."""
-        return {} if self._started else {"service": "starting"}
+        """Return what is missing before requests can be served; nothing when ready.
+
+        A broker that is away is not among it: requests are served, and jobs wait in the database.
+        """
+        if self._stopping:
+            return {"service": "stopping"}
+        if not self._started:
+            return {"service": "starting"}
+        looked_at: dict[str, Callable[[], object]] = {
+            "database": self.kernel.list_tenants,
+            "keys": self.kernel.vault.is_empty,
+        }
+        return {name: why for name, look in looked_at.items() if (why := _find_trouble(look))}
+
+    def render_metrics(self) -> bytes:
+        """Return this process's metrics in Prometheus' text format."""
+        return render(Gauges(self.kernel, self.indexes))
 
     def authenticate(self, key: str) -> Principal:
         """Return who a key belongs to."""
@@ -196,6 +237,8 @@ class Lethe:
         """Append contents and wake workers for them."""
         done = remember(self.kernel, tenant_id, contents, source_id)
         queued = [item.job.id for item in done if item.job.status == "queued"]
+        # Ties the request's id to its jobs', which their own lines carry.
+        log.info("queued", jobs=len(queued), job_ids=queued[:INGEST_STRIDE])
         for job_id in queued[::INGEST_STRIDE]:
             self.waker.wake(job_id)
         return [self._with_passages(tenant_id, item) for item in done]
@@ -431,6 +474,17 @@ class Lethe:
 
 INGEST_STRIDE = 16
 """One message per so many queued entries: a worker that wakes takes all that wait."""
+
+
+def _find_trouble(look: Callable[[], object]) -> str:
+    """Return why something does not answer; empty when it does. No driver's words: they may hold a URL."""
+    try:
+        look()
+    except LetheError as error:
+        return str(error)
+    except sa.exc.SQLAlchemyError as error:
+        return f"does not answer ({type(error).__name__})"
+    return ""
 
 
 def _find_tombstone(connection: sa.Connection, tenant_id: TenantId, source_id: str) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
+from service.tracing import record_stages
+
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 stage_seconds = Histogram(
@@ -23,5 +25,6 @@ passages_total = Counter("lethe_passages_total", "Passages indexed")
 
 def observe_stages(use_case: str, timings_ms: dict[str, float]) -> None:
     """Record how long each stage of one call took."""
+    record_stages(use_case, timings_ms)
     for stage, milliseconds in timings_ms.items():
         stage_seconds.labels(use_case, stage).observe(milliseconds / 1000)

@@ -79,11 +79,20 @@ class Settings(BaseSettings):
     parse_processes: int = Field(
         default=2, ge=1, le=256, description="processes that read documents, at most; begun when needed"
     )
+    drain_seconds: float = Field(
+        default=0, ge=0, description="how long requests are served after SIGTERM, while /readyz says 503"
+    )
+    stop_seconds: float = Field(
+        default=30, ge=0, description="how long running jobs may take to finish; then they are given back"
+    )
     torch_threads: int | None = Field(
         default=None, description="CPU threads of the models; default: torch's own choice"
     )
     hierarchy: bool = Field(
         default=True, description="whether recall descends through sections, sources and topics"
+    )
+    otel_endpoint: str | None = Field(
+        default=None, description="where to send traces (OTLP over HTTP); needs lethe[otel]; default: nowhere"
     )
     log_level: str = "INFO"
 

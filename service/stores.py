@@ -59,7 +59,8 @@ class JournalStore:
                     "content_key": row.content_key,
                 }
 
-    def owns(self, path: PurePosixPath) -> bool:
+    @staticmethod
+    def owns(path: PurePosixPath) -> bool:
         """The data database, which holds the control plane too."""
         return str(path) in DATABASE_FILES
 
@@ -114,7 +115,8 @@ class ArtifactStore:
             for edge in connection.execute(sa.select(edges).where(edges.c.tenant_id == tenant_id)):
                 yield {"artifact": edge.artifact, "input": edge.input}
 
-    def owns(self, path: PurePosixPath) -> bool:
+    @staticmethod
+    def owns(path: PurePosixPath) -> bool:
         """No file of its own: its tables are in the data database."""
         return False
 
@@ -143,7 +145,8 @@ class KeyStore:
             for name in names:
                 yield {"key": name}
 
-    def owns(self, path: PurePosixPath) -> bool:
+    @staticmethod
+    def owns(path: PurePosixPath) -> bool:
         """The key database and the root key."""
         return str(path) in KEY_FILES
 
@@ -166,7 +169,8 @@ class ControlFiles:
         """No content."""
         return iter(())
 
-    def owns(self, path: PurePosixPath) -> bool:
+    @staticmethod
+    def owns(path: PurePosixPath) -> bool:
         """The named files and everything of the broker's."""
         return str(path) in CONTROL_FILES or path.parts[:1] == (BROKER_FOLDER,)
 

@@ -15,8 +15,8 @@ import migrations
 from embedding.encoder import TextEncoder
 from embedding.models import ModelStore
 from memory.clock import Clock, NewId, SystemClock, random_id
-from memory.database import connect
-from memory.errors import ConflictError, CorruptionError
+from memory.database import Database, connect
+from memory.errors import ConflictError, CorruptionError, NotFoundError
 from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
@@ -36,6 +36,7 @@ from service.lethe import Lethe, Waker
 from service.recall import Recaller
 from service.settings import Settings
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
+from service.tracing import set_up
 from service.work import Work
 from sources.guard import GuardedParser
 from unlearning.certificate import SigningKey
@@ -105,6 +106,46 @@ def build_kernel(settings: Settings, *, clock: Clock | None = None, new_id: NewI
     root_key = load_root_key(settings.root_key_file or settings.data / "root.key")
     vault = SealedVault(connect(settings.resolved_keys_url), root_key)
     return Kernel(settings.data, database, vault, fence, Jobs(database, clock, new_id), clock, new_id)
+
+
+def open_databases(settings: Settings) -> tuple[Database, SealedVault]:
+    """Open data and keys as they are, for commands that must make nothing anew.
+
+    ``NotFoundError`` when one of them is missing, ``ConflictError`` when it is of another revision.
+    """
+    return open_data(settings), open_vault(settings)
+
+
+def open_data(settings: Settings) -> Database:
+    """Open the data database that is there; ``NotFoundError`` without it."""
+    return _open_there("data", settings.resolved_database_url)
+
+
+def open_vault(settings: Settings) -> SealedVault:
+    """Open the key store that is there; ``NotFoundError`` without its database or root key."""
+    root_key_file = settings.root_key_file or settings.data / "root.key"
+    if not root_key_file.exists():
+        raise NotFoundError("root key", str(root_key_file))
+    database = _open_there("keys", settings.resolved_keys_url)
+    return SealedVault(database, load_root_key(root_key_file))
+
+
+def _open_there(plane: migrations.Plane, url: str) -> Database:
+    database = connect(url)
+    shown = database.url.render_as_string()  # without its password
+    if not database.is_shared and not Path(database.url.database or "").exists():
+        raise NotFoundError(f"{plane} database", shown)
+    found, newest = migrations.get_revisions(plane, database.engine)
+    if found is None:
+        database.close()
+        raise NotFoundError(f"{plane} database", f"{shown}: it has no tables")
+    if found != newest:
+        database.close()
+        raise ConflictError(
+            f"the {plane} database is at revision {found}, this Lethe is of revision {newest}; stop the "
+            "service and run: lethe db upgrade"
+        )
+    return database
 
 
 def load_encoder(settings: Settings, store: ModelStore) -> Encoder:
@@ -201,7 +242,14 @@ def build(
         load_reader=loader,
         default_tenant=DEFAULT_TENANT,
         admin_key_file=settings.data / "admin.key",
+        stop_seconds=settings.stop_seconds,
     )
+
+
+def configure_traces(settings: Settings) -> None:
+    """Send traces where the settings say; nowhere by default."""
+    if settings.otel_endpoint is not None:
+        set_up(settings.otel_endpoint, version=get_version())
 
 
 def configure_logs(level: str) -> None:

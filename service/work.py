@@ -9,6 +9,7 @@ from functools import partial
 
 import sqlalchemy as sa
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from memory.database import chunked
 from memory.digest import digest_content
@@ -20,12 +21,13 @@ from memory.ledger import add_edges, delete, drop_edges_from, list_artifacts, pu
 from memory.ports import Parser
 from memory.values import Content, EntryId, JobId, JsonValue, TenantId
 from service.forgetting import Forgetting
-from service.heartbeat import keep_leased
 from service.index import Indexes
 from service.ingest import derive, name_artifacts, parse_contents, to_artifacts
+from service.leases import Leases
 from service.metrics import jobs_total, passages_total
 from service.remember import INGEST
 from service.topics import fold_topics
+from service.tracing import span
 
 FOLD, COMPACT, FORGET, REBUILD = "fold", "compact", "forget", "rebuild"
 INGEST_BATCH = 64
@@ -49,6 +51,7 @@ class Work:
         self.forgetting = forgetting
         self.parser = parser
         self.wake = wake
+        self.leases = Leases(kernel.jobs)
         self._kinds: Mapping[str, Callable[[Job], None]] = {
             INGEST: self._ingest_with_others,
             FOLD: self._fold,
@@ -59,19 +62,28 @@ class Work:
 
     def run(self, job_id: str) -> None:
         """Do a job if it is still to be done; whatever happens is written on its row."""
-        self._do(self.kernel.jobs.claim(job_id))
+        self._do(lambda: self.kernel.jobs.claim(job_id))
 
     def run_next(self, _message: str = "") -> None:
         """Do the job whose turn it is. A worker's message says that there is work, not which."""
-        self._do(self.kernel.jobs.claim_next())
+        self._do(self.kernel.jobs.claim_next)
 
-    def _do(self, job: Job | None) -> None:
-        if job is None:
-            return
-        with keep_leased(self.kernel.jobs, [job]):
+    def _do(self, claim: Callable[[], Job | None]) -> None:
+        with self.leases.working() as allowed:
+            job = claim() if allowed else None
+            if job is not None:
+                self._run(job)
+
+    def _run(self, job: Job) -> None:
+        # Every line written on the way carries the job's id.
+        with (
+            bound_contextvars(job_id=job.id, job_kind=job.kind),
+            span(f"job {job.kind}", {"lethe.job_id": job.id}),
+            self.leases.keep([job]),
+        ):
             error = _attempt(lambda: self._kinds[job.kind](job))
-        if error is not None:
-            self._fail([job], error)
+            if error is not None:
+                self._fail([job], error)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:
@@ -91,7 +103,7 @@ class Work:
         first = job.attempts == 1  # by itself, when it may have ended a worker before
         others = self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1) if first else []
         batch = [job, *others]
-        with keep_leased(self.kernel.jobs, others):
+        with self.leases.keep(others):
             error = _attempt(lambda: self._ingest(job.tenant_id, batch))
             if isinstance(error, UnavailableError):
                 self._fail(batch, error)

@@ -317,7 +317,13 @@ def scan_residue(root: Path, needles: Needles, surviving: Surviving) -> ScanRepo
     return scan_files(root, needles.exclude(*surviving()))
 
 
-def find_unowned(root: Path, stores: Sequence[Store]) -> list[PurePosixPath]:
+class Owner(Protocol):
+    """A store, or its class: what says which files are its own."""
+
+    def owns(self, path: PurePosixPath) -> bool: ...
+
+
+def find_unowned(root: Path, stores: Sequence[Owner]) -> list[PurePosixPath]:
     """Return the files under the data folder that no store owns."""
     files = (path.relative_to(root) for path in sorted(root.rglob("*")) if not path.is_dir())
     paths = [PurePosixPath(path.as_posix()) for path in files]

@@ -22,6 +22,8 @@ SWEEP_SECONDS = 5.0
 SWEEP_LIMIT = 8
 STALL_SECONDS = 30.0
 STOP_SECONDS = 60.0
+ABANDON_SECONDS = 2.0
+"""What is still running when the worker is stopped was given back: nobody waits for it."""
 
 log = structlog.get_logger()
 
@@ -120,18 +122,27 @@ class EmbeddedWorker(Sender):
             if not due:
                 self._count(0)
 
+    def _is_idle(self) -> bool:
+        with self._guard:
+            return not self._busy
+
     def _is_stalled(self) -> bool:
         """Say whether nothing was run for long, though there is work and nothing runs."""
         with self._guard:
             return not self._busy and time.monotonic() - self._moved_at > self._stall_seconds
 
     def stop(self) -> None:
-        """Let the running task finish, then end worker, sweeper and broker."""
+        """End worker, sweeper and broker. Whoever may wait for running tasks has waited before."""
         self._stopping.set()
+        patience = STOP_SECONDS if self._is_idle() else ABANDON_SECONDS
+        if self._controller is not None:
+            # In a thread of its own, for it waits for every task, however long that takes.
+            self._running.append(
+                threading.Thread(target=self._controller.stop, kwargs={"in_sighandler": False}, daemon=True)
+            )
+            self._running[-1].start()
         for thread in self._running:
-            if thread.name == "lethe-worker" and self._controller is not None:
-                self._controller.stop(in_sighandler=False)
-            thread.join(timeout=STOP_SECONDS)
+            thread.join(timeout=patience)
         self._running = []
         self._controller = None
         super().stop()

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from prometheus_client import generate_latest
+
 from memory.errors import ConflictError, ForbiddenError, ForgottenError, InvalidInputError, NotFoundError
 from memory.fence import InProcessFence, shared
 from memory.filters import compile_filter
@@ -78,6 +80,12 @@ class FakeLethe:
 
     def stop(self) -> None:
         self.started -= 1
+
+    def render_metrics(self) -> bytes:
+        return generate_latest()
+
+    def drain(self) -> None:
+        self.ready = False
 
     def is_ready(self) -> dict[str, str]:
         return {} if self.ready else {"worker": "not started"}

@@ -39,6 +39,8 @@ EXPECTED: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/v1/forget/{id}/certificate"): frozenset({READ, FORGET}),
     ("GET", "/v1/jobs"): frozenset({READ, WRITE, FORGET}),
     ("GET", "/v1/jobs/{id}"): frozenset({READ, WRITE, FORGET}),
+    ("POST", "/v1/jobs/{id}/retry"): frozenset({WRITE}),
+    ("POST", "/v1/jobs/{id}/cancel"): frozenset({WRITE}),
     ("GET", "/v1/stats"): frozenset({READ}),
     ("POST", "/v1/rebuild"): frozenset(),
     ("POST", "/v1/keys"): frozenset(),

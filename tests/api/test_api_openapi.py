@@ -22,6 +22,8 @@ CONTRACT = {
     "/v1/forget/{id}/certificate": {"get"},
     "/v1/jobs": {"get"},
     "/v1/jobs/{id}": {"get"},
+    "/v1/jobs/{id}/cancel": {"post"},
+    "/v1/jobs/{id}/retry": {"post"},
     "/v1/stats": {"get"},
     "/v1/rebuild": {"post"},
     "/v1/keys": {"get", "post"},

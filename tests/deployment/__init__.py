@@ -1,0 +1,1 @@
+"""Files for deployment, held to the code they name."""
