@@ -22,6 +22,7 @@ from sources.writer import Writer, one_line
 
 MAX_NESTED_PARTS = 100
 MAX_FIELD_CHARACTERS = 1000
+MAX_NAMED_ATTACHMENTS = 20
 
 _NESTED = re.compile(rb"content-type\s*:\s*(?:multipart|message)/", re.IGNORECASE)
 _FIELDS = ("From", "To", "Cc", "Date", "Subject")
@@ -47,8 +48,11 @@ def extract_mail(body: bytes, charset: str | None) -> Extracted:
     mail = _Mail()
     mail.write(message, forwarded=False)
     if mail.attachments:
+        named = ", ".join(mail.attachments[:MAX_NAMED_ATTACHMENTS])
+        more = len(mail.attachments) - MAX_NAMED_ATTACHMENTS
         mail.writer.warnings.append(
-            f"attachments were not read; send each as a file of its own: {', '.join(mail.attachments)}"
+            f"attachments were not read; send each as a file of its own: {named}"
+            + (f", and {more} more" if more > 0 else "")
         )
     return mail.writer.finish(_field(message, "Subject") or None)
 
@@ -129,7 +133,7 @@ def _field(message: Message, name: str) -> str:
 def _decoded(value: object) -> str:
     if value is None:
         return ""
-    text = str(value)
+    text = str(value)[: 4 * MAX_FIELD_CHARACTERS]
     try:
         pieces = email.header.decode_header(text)
     except (email.errors.HeaderParseError, ValueError):

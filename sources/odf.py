@@ -28,6 +28,8 @@ from sources.xml_tree import (
 
 MAX_LIST_DEPTH = 8
 MAX_TABLE_COLUMNS = 200
+MAX_REPETITIONS = 500
+"""How often the same row or cell is read that a sheet says to repeat."""
 MAX_SPACES = 100
 MAX_STYLE_CHAIN = 20
 
@@ -84,7 +86,7 @@ def extract_ods(body: bytes, charset: str | None) -> Extracted:
     writer = Writer()
     for table in children(content, "table"):
         sheet = Sheet(writer, attribute(table, "name") or "")
-        _read_rows(table, sheet)
+        _read_rows(table, sheet, writer)
         sheet.finish()
     return writer.finish(_title(container))
 
@@ -318,11 +320,13 @@ def _without_end(cells: list[str]) -> list[str]:
     return cells
 
 
-def _read_rows(table: Element, sheet: Sheet) -> None:
+def _read_rows(table: Element, sheet: Sheet, writer: Writer) -> None:
     last = 0
     for row, count in _rows(table):
         cells = _without_end([_value(cell) for cell, _ in _trimmed(row)])
-        for repeated in range(count if cells else 0):
+        if cells and count > MAX_REPETITIONS:
+            writer.warnings.append(f"a row said to be there {count} times was read {MAX_REPETITIONS} times")
+        for repeated in range(min(count, MAX_REPETITIONS) if cells else 0):
             if sheet.full:
                 return
             sheet.add(last + repeated + 1, cells)
@@ -336,6 +340,7 @@ def _trimmed(row: Element) -> Iterator[tuple[Element, int]]:
     column = 0
     for element in kept:
         count = min(_count(element, "number-columns-repeated"), MAX_COLUMNS - column)
+        count = min(count, MAX_REPETITIONS) if len(element) else count
         column += count
         for _ in range(count):
             yield element, count

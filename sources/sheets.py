@@ -16,7 +16,7 @@ from sources.writer import Writer, row_line
 MAX_ROWS = 500_000
 """Rows with content that are read of one sheet."""
 MAX_COLUMNS = 20_000
-MAX_CHARACTERS = 64_000_000
+MAX_CHARACTERS = 34_000_000
 """Characters and cells that are read of one sheet."""
 WIDE_ROW = 1000
 """A row longer than this many characters is told as ``column: value``."""

@@ -199,6 +199,7 @@ def test_refusals_say_what_is_wrong(media_type: str, body: bytes, words: str) ->
         ("text/x-java", b"x" * 2_000_000),
         (media_types.RTF, b"{\\rtf1 " + b"a\\u8364?" * 100_000),
         (media_types.EML, b"From: a\nSubject: " + b"=?" * 300_000 + b"\n\nhello"),
+        (media_types.EML, b"From: a\nSubject: " + b"=?utf-8?q?a?= " * 100_000 + b"\n\nhello"),
         ("application/json", b'{"a": [' + b'{"b": "' + b"x" * 1000 + b'"},' * 1 + b'{"c": 1}]}'),
     ],
 )
