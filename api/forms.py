@@ -18,7 +18,7 @@ _FIELDS: TypeAdapter[AttributesRequest] = TypeAdapter(AttributesRequest)
 def form_content(form: Form) -> Content:
     """Return what is to be remembered: the file, with the attributes of the fields beside it."""
     attributes = validate(_FIELDS, form_fields(form.fields)).attributes()
-    media_type = media_type_of_file(form.media_type, form.filename)
+    media_type = media_type_of_file(form.media_type, form.filename, form.body)
     return Content("document", media_type, form.body, attributes, form.filename)
 
 

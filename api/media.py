@@ -1,37 +1,30 @@
-"""The media type of an uploaded file: what the client said, or else what its name says."""
+"""The media type of an uploaded file: what the client said, or else what the file itself shows."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-BY_SUFFIX = {
-    ".txt": "text/plain",
-    ".text": "text/plain",
-    ".md": "text/markdown",
-    ".markdown": "text/markdown",
-    ".htm": "text/html",
-    ".html": "text/html",
-    ".xhtml": "text/html",
-    ".pdf": "application/pdf",
-    ".json": "application/json",
-    ".jsonl": "application/jsonl",
-    ".ndjson": "application/jsonl",
-}
-"""Names whose types Lethe reads."""
+from sources.media_types import EXTENSIONS, guess_media_type
 
 UNTOLD = frozenset({"", "application/octet-stream", "text/plain"})
-"""What clients say when they do not know; a telling file name is believed before these."""
+"""What clients say when they do not know; a telling name or beginning is believed before these."""
+
+UNREAD = frozenset({"application/msword", "application/vnd.ms-powerpoint"})
+"""Known by name, so that the refusal can say what they are, and not read."""
 
 
-def media_type_of_file(said: str | None, filename: str | None) -> str:
+def media_type_of_file(said: str | None, filename: str | None, body: bytes) -> str:
     """Return the media type to parse the file as, without parameters."""
     stated = (said or "").split(";")[0].strip().lower()
     if stated not in UNTOLD:
         return stated
-    suffix = PurePosixPath(filename or "").suffix.lower()
-    return BY_SUFFIX.get(suffix, stated or "application/octet-stream")
+    guessed = guess_media_type(filename, body)
+    told_by_name = PurePosixPath(filename or "").suffix.lower() in EXTENSIONS
+    # Words that are said to be plain text are, unless the name says more.
+    return stated if stated == "text/plain" and not told_by_name and guessed.startswith("text/") else guessed
 
 
 def is_readable_name(filename: str) -> bool:
     """Say whether a file's name promises a type that Lethe reads."""
-    return PurePosixPath(filename).suffix.lower() in BY_SUFFIX
+    media_type = EXTENSIONS.get(PurePosixPath(filename).suffix.lower())
+    return media_type is not None and media_type not in UNREAD
