@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from api import cli_memory, cli_models, cli_operations, cli_serve
+from api import cli_engine, cli_memory, cli_models, cli_operations, cli_serve
 from api.terminal import errors
 from memory.errors import ForbiddenError, LetheError, UnavailableError
 
@@ -56,6 +56,7 @@ app.command("status")(cli_operations.status)
 app.command("rebuild")(cli_operations.rebuild)
 app.add_typer(cli_models.app, name="models")
 app.command("worker")(cli_serve.worker)
+app.command("engine")(cli_engine.engine)
 app.add_typer(cli_serve.database, name="db")
 
 

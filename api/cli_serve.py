@@ -31,7 +31,7 @@ def serve(
     from api.server import server_of
 
     settings = _settings(data, host=host, port=port)
-    listening = _bind(settings.host, settings.port)
+    listening = bind(settings.host, settings.port)
     if not is_loopback(settings.host):
         errors().print(
             f"WARNING: {settings.host} is not loopback. Lethe speaks plain HTTP: keys and memories can be "
@@ -101,7 +101,8 @@ def _build(settings: Settings) -> Lethe:
     configure_logs(settings.log_level)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock_data_folder(settings.data)
-    fetch(ModelStore(settings.models_cache), settings.embedder)
+    if settings.engine_url is None:
+        fetch(ModelStore(settings.models_cache), settings.embedder)
     broker = None if settings.broker_url else EmbeddedBroker(settings.data / BROKER_FOLDER)
     waker = EmbeddedWorker(broker_url=settings.broker_url, broker=broker, threads=settings.worker_threads)
     return build(settings, waker)
@@ -117,7 +118,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """Take the address now, to fail early; connections are refused until the service is ready."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
