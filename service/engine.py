@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import httpx2
 import orjson
@@ -81,14 +82,9 @@ class EngineConnection:
     ) -> None:
         self._url = url.rstrip("/")
         self._was_reached = False
-        try:
-            scheme = httpx2.URL(self._url).scheme
-        except httpx2.InvalidURL as error:
-            raise InvalidInputError(f"{url!r} is no URL: {error}", where="LETHE_ENGINE_URL") from error
-        if scheme not in {"http", "https"}:
-            raise InvalidInputError(
-                f"{url!r} does not begin with http:// or https://", where="LETHE_ENGINE_URL"
-            )
+        parts = urlsplit(self._url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise InvalidInputError(f"{url!r} is not like http://127.0.0.1:8710", where="LETHE_ENGINE_URL")
         self._http = httpx2.Client(
             base_url=self._url,
             headers={} if key is None else {"authorization": f"Bearer {key}"},
