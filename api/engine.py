@@ -85,7 +85,7 @@ class Gates:
 
     def __init__(self) -> None:
         self.queries = Gate("queries", running=8, waiting=128)
-        self.passages = Gate("passages", running=2, waiting=64)
+        self.passages = Gate("passages", running=2, waiting=32)
         self.readings = Gate("readings", running=4, waiting=32)
 
 

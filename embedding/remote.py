@@ -15,7 +15,7 @@ from memory.ports import Engine, Vectors
 from memory.values import Space
 
 EMBEDDINGS_ROUTE = "/v1/embeddings"
-TEXTS_PER_REQUEST = 256
+TEXTS_PER_REQUEST = 128
 CHARACTERS_PER_REQUEST = 2_000_000
 REQUESTS_AT_ONCE = 3
 """Enough that the engine never waits for the way, few enough that others' requests come between."""
