@@ -68,6 +68,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.lethe = lethe
+    app.state.drain = lethe.drain
     app.state.max_body_bytes = max_body_bytes
     app.state.limits = limits or make_limits()
     app.state.fenced_threads = CapacityLimiter(FENCED_THREADS)

@@ -12,6 +12,7 @@ from api import (
     cli_access,
     cli_backup,
     cli_doctor,
+    cli_engine,
     cli_ingest,
     cli_memory,
     cli_models,
@@ -68,6 +69,7 @@ app.command("backup")(cli_backup.backup)
 app.command("restore")(cli_backup.restore)
 app.add_typer(cli_models.app, name="models")
 app.command("worker")(cli_serve.worker)
+app.command("engine")(cli_engine.engine)
 app.command("api")(cli_serve.serve_api)
 app.add_typer(cli_serve.schema, name="db")
 app.add_typer(cli_access.keys, name="keys")

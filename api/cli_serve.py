@@ -47,7 +47,7 @@ def _listen(settings: Settings, role: Role) -> None:
     from api.limits import make_limits
     from api.server import server_of
 
-    listening = _bind(settings.host, settings.port)
+    listening = bind(settings.host, settings.port)
     if not is_loopback(settings.host):
         errors().print(
             f"WARNING: {settings.host} is not loopback. Lethe speaks plain HTTP: keys and memories can be "
@@ -155,7 +155,8 @@ def _build(settings: Settings, role: Role) -> Lethe:
     if not database.is_shared or settings.broker_url is None:
         lock_data_folder(settings.data)
     database.close()
-    fetch(ModelStore(settings.models_cache), settings.embedder)
+    if settings.engine_url is None:
+        fetch(ModelStore(settings.models_cache), settings.embedder)
     broker = None if settings.broker_url else EmbeddedBroker(settings.data / BROKER_FOLDER)
     if role == "api":
         assert settings.broker_url is not None
@@ -174,7 +175,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """Take the address now, to fail early; connections are refused until the service is ready."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

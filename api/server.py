@@ -129,6 +129,6 @@ def server_of(
             log_level="warning",
             timeout_graceful_shutdown=STOP_SECONDS,
         ),
-        drain=app.state.lethe.drain,
+        drain=app.state.drain,
         drain_seconds=drain_seconds,
     )

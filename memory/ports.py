@@ -51,6 +51,19 @@ class Reader(Protocol):
         """Return all claims, with confidence, tokens and timings."""
 
 
+class Engine(Protocol):
+    """Another process that holds the models. Routes and bodies are those of ``docs/engine.md``.
+
+    Both methods raise ``UnavailableError`` when it cannot be reached, is busy, or breaks off.
+    """
+
+    def ask(self, route: str, body: bytes | None = None) -> bytes:
+        """Return the JSON that it replies."""
+
+    def iter_lines(self, route: str, body: bytes) -> Generator[bytes, None, None]:
+        """Yield the lines of a reply as they come; closing the generator ends the request."""
+
+
 class Store(Protocol):
     """Something that holds content or what is derived from it, and can let go of it.
 
@@ -73,4 +86,4 @@ class Store(Protocol):
         """Say whether a file, relative to the data folder, is this store's."""
 
 
-__all__ = ["Encoder", "EntryId", "Parser", "Reader", "Store", "Vectors"]
+__all__ = ["Encoder", "Engine", "EntryId", "Parser", "Reader", "Store", "Vectors"]

@@ -43,6 +43,13 @@ class Settings(BaseSettings):
     embedder: str = "all-minilm-l6-v2"
     reader: str = "qwen2.5-coder-0.5b-instruct"
     models_cache: Path = Field(default_factory=default_models_cache)
+    engine_url: str | None = Field(
+        default=None, description="where an engine holds the models; default: this process does"
+    )
+    engine_key_file: Path | None = Field(
+        default=None, description="the key that the engine asks for, the same file content on both sides"
+    )
+    engine_port: int = 8710
     host: str = "127.0.0.1"
     port: int = 8700
     max_body_bytes: int = 32 * 1024 * 1024

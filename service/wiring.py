@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,11 +13,11 @@ from pathlib import Path
 import structlog
 
 import migrations
-from embedding.encoder import TextEncoder
 from embedding.models import ModelStore
+from embedding.remote import RemoteEncoder
 from memory.clock import Clock, NewId, SystemClock, random_id
 from memory.database import Database, connect
-from memory.errors import ConflictError, CorruptionError, NotFoundError
+from memory.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
@@ -26,9 +27,11 @@ from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
 from memory.vault import TABLES as KEY_TABLES
 from reader.extractive import ExtractiveReader
+from reader.remote import RemoteReader
 from reader.switch import SwitchingReader
 from service.access import Access, write_private
 from service.answer import Answerer
+from service.engine import EngineConnection
 from service.forgetting import Forgetting
 from service.index import Indexes, IndexStore
 from service.ingest import Recipes
@@ -43,6 +46,7 @@ from unlearning.certificate import SigningKey
 from unlearning.forget import Purge
 
 EXTRACTIVE = "extractive"
+LEAST_KEY_CHARACTERS = 16
 DEFAULT_TENANT = TenantId("default")
 
 
@@ -148,8 +152,37 @@ def _open_there(plane: migrations.Plane, url: str) -> Database:
     return database
 
 
+def load_engine_key(settings: Settings) -> str | None:
+    """Return the key between engine and service, ``None`` where no file is named for it."""
+    path = settings.engine_key_file
+    if path is None:
+        return None
+    try:
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"the key cannot be read: {error}", where="LETHE_ENGINE_KEY_FILE") from error
+    if len(key) < LEAST_KEY_CHARACTERS or not key.isprintable() or " " in key:
+        raise InvalidInputError(
+            f"{path} should hold one line of at least {LEAST_KEY_CHARACTERS} characters without spaces; "
+            f"to make one: openssl rand -hex 32 > {path}",
+            where="LETHE_ENGINE_KEY_FILE",
+        )
+    return key
+
+
 def load_encoder(settings: Settings, store: ModelStore) -> Encoder:
+    """Return the engine's encoder where there is an engine, else one of this process."""
+    if settings.engine_url is not None:
+        engine = EngineConnection(settings.engine_url, load_engine_key(settings))
+        return RemoteEncoder(engine, engine.wait().space)
+    return load_local_encoder(settings, store)
+
+
+def load_local_encoder(settings: Settings, store: ModelStore) -> Encoder:
     """Return the text encoder, fetching its weights where they are missing."""
+    # Deferred: a process whose engine is elsewhere needs no torch.
+    from embedding.encoder import TextEncoder
+
     return TextEncoder(store.get(settings.embedder), name=settings.embedder, threads=settings.torch_threads)
 
 
@@ -163,6 +196,16 @@ def find_weights(folder: Path) -> tuple[Path, str]:
 
 
 def make_reader(
+    settings: Settings, store: ModelStore, encoder: Encoder
+) -> tuple[Reader, SwitchingReader | None]:
+    """Return the engine's reader where there is an engine, else one of this process with its loader."""
+    if settings.engine_url is not None:
+        engine = EngineConnection(settings.engine_url, load_engine_key(settings))
+        return RemoteReader(engine, name=engine.wait().reader), None
+    return make_local_reader(settings, store, encoder)
+
+
+def make_local_reader(
     settings: Settings, store: ModelStore, encoder: Encoder
 ) -> tuple[Reader, SwitchingReader | None]:
     """Return the reader, and the loader to be started when a language model is to take over."""
@@ -193,6 +236,21 @@ def _make_parser(settings: Settings) -> Parser:
     )
 
 
+def build_engine(settings: Settings) -> tuple[Encoder, Reader, SwitchingReader | None]:
+    """Return what an engine holds: encoder, reader, and the loader to be started."""
+    store = ModelStore(settings.models_cache)
+    encoder = load_local_encoder(settings, store)
+    return (encoder, *make_local_reader(settings, store, encoder))
+
+
+def _purge_keys(database: Database) -> Mapping[str, str]:
+    """Remove destroyed keys' bytes, and say what a log that cannot be emptied still has of them."""
+    how = database.purge(KEY_TABLES)
+    if not database.is_shared:
+        return how
+    return {**how, "log": "kept until recycled, destroyed keys included, wrapped under the root key"}
+
+
 def build(
     settings: Settings,
     waker: Waker,
@@ -217,7 +275,7 @@ def build(
     truth = (ArtifactStore(kernel), JournalStore(kernel), KeyStore(vault))
     purges: dict[str, Purge] = {
         "data": partial(kernel.database.purge, CONTENT_TABLES),
-        "keys": partial(vault.database.purge, KEY_TABLES),
+        "keys": partial(_purge_keys, vault.database),
     }
     forgetting = Forgetting(
         kernel,

@@ -254,10 +254,10 @@ def test_only_loopback_needs_no_warning(host, loopback):
 
 
 def test_a_taken_port_is_told(port):
-    from api.cli_serve import _bind
+    from api.cli_serve import bind
 
     with pytest.raises(UnavailableError, match="--port"):
-        _bind("127.0.0.1", port)
+        bind("127.0.0.1", port)
 
 
 def test_help_is_quick_and_client_commands_load_no_models():
