@@ -63,12 +63,12 @@ def test_a_file_is_remembered_with_the_same_fields(http, lethe, subjects):
         ("a.pdf", "application/octet-stream", "application/pdf"),
         ("a.HTML", "text/html; charset=utf-8", "text/html"),
         ("a.md", "text/plain", "text/markdown"),
-        ("a.bin", "application/octet-stream", "application/octet-stream"),
+        ("a.bin", "application/octet-stream", "text/plain"),
         ("a.jsonl", "application/octet-stream", "application/jsonl"),
         ("a.txt", "text/html", "text/html"),
     ],
 )
-def test_the_media_type_is_what_was_said_or_the_name_tells(http, lethe, name, said, type):
+def test_the_media_type_is_what_was_said_or_what_name_and_content_tell(http, lethe, name, said, type):
     http.post("/v1/documents", files={"file": (name, b"hi", said)})
 
     assert lethe.contents[0].media_type == type
