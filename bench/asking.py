@@ -1,6 +1,7 @@
 """The requests of a load test: each route as a client would ask it, and every reply held against the books.
 
-For what was forgotten 404 and 410 are good replies. All that was not expected is an error, named without contents.
+For what was forgotten 404 and 410 are good replies. All that was not expected is an error, named without
+contents.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bench.books import Books, Document
 
 TIMEOUT_SECONDS = 120
 FORGET_AT_ONCE = 9
-PAGE = 50
+PAGE = 100
 LISTED_AT_ONCE = 200
 AUDITORS = 4
 GONE = (404, 410)
@@ -42,6 +43,7 @@ class Asker:
         self.resurrected: dict[Document, str] = {}
         self.vanished: set[Document] = set()
         self.forgets: list[str] = []
+        self._cursor: str | None = None
         self._questions = questions
         self._random = random.Random(seed)
         self._http = httpx2.AsyncClient(
@@ -77,7 +79,7 @@ class Asker:
         return None
 
     async def _recall(self) -> None:
-        """Ask a question half of the time, else for a document's own word: one that is kept, or was forgotten."""
+        """Ask a question half of the time, else for the word of a document that is kept, or was forgotten."""
         document = self._random.choice((None, None, self.books.any_kept(), self.books.any_gone()))
         if document is None:
             await self._found(self._random.choice(self._questions))
@@ -138,7 +140,8 @@ class Asker:
         return reply.get("text") or "" if "id" in reply else None
 
     async def _list(self) -> None:
-        await self._page(PAGE, None)
+        """Read the next page, from the first one again after the last."""
+        self._cursor = (await self._page(PAGE, self._cursor))["next_cursor"]
 
     async def _page(self, limit: int, cursor: str | None) -> Reply:
         at = f"/v1/documents?limit={limit}" + (f"&cursor={cursor}" if cursor else "")

@@ -1,4 +1,4 @@
-"""A picture of a load test, written by hand as SVG: recall's latency over the measured run, second by second."""
+"""A picture of a load test, written by hand as SVG: how long a route took all through the measured run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Lethe as it is deployed: ``lethe serve`` alone, or ``lethe api`` and ``lethe worker`` over servers.
 
-LETHE_BENCH_POSTGRES and LETHE_BENCH_BROKER name servers to use (any database of a PostgreSQL on which databases
-may be created, an empty Redis or Valkey); else PostgreSQL is started from a wheel, as it comes and with its
+LETHE_BENCH_POSTGRES and LETHE_BENCH_BROKER name servers to use: a PostgreSQL on which databases may be
+created, and an empty Redis or Valkey. Else PostgreSQL is started from a wheel, as it comes and with its
 writes made durable, and Valkey from the one that is embedded.
 """
 

@@ -1,4 +1,4 @@
-"""A real ``lethe serve`` (or ``lethe api``) in a process of its own, on a free port, with a fresh data folder."""
+"""A real ``lethe serve`` or ``lethe api`` in its own process, on a free port, with a fresh data folder."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Service:
         self.wait_for("ingest", told=told)
         return time.perf_counter() - started
 
-    def wait_for(self, *kinds: str, told: Told | None = None) -> float:
+    def wait_for(self, *kinds: str, told: Told | None = None, limit_seconds: float = WORK_SECONDS) -> float:
         """Return the seconds until no job (of these kinds, where given) is open any more."""
         started = time.perf_counter()
         pause = 0.05
@@ -173,7 +173,7 @@ class Service:
                 told(stats["passages"])
             if not any(count for kind, count in stats["jobs"].items() if not kinds or kind in kinds):
                 return time.perf_counter() - started
-            if time.perf_counter() - started > WORK_SECONDS:
+            if time.perf_counter() - started > limit_seconds:
                 raise UnavailableError(f"jobs do not end: {stats['jobs']}\n{self.log_tail()}")
             time.sleep(pause)
             pause = min(1.0, pause * 1.1)

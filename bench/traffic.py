@@ -1,8 +1,8 @@
 """How requests come: a mix of routes, a closed loop to find a capacity, an open loop to measure at a rate.
 
-In the open loop requests are sent at their times whether or not earlier ones were answered, and latency counts
-from the time a request was due. A loop that waits for replies before it sends would be slowed by the very
-stalls it is to measure and leave them out ("coordinated omission": Gil Tene, How NOT to Measure Latency, 2013).
+In the open loop requests are sent at their times whether or not earlier ones were answered, and latency
+counts from the time a request was due. A loop that waits for replies before it sends is slowed by the very
+stalls it is to measure, and leaves them out ("coordinated omission": Gil Tene, How NOT to Measure Latency).
 Nothing here knows what a request does.
 """
 
