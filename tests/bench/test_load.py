@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from itertools import islice, pairwise
+from math import gcd
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.books import LENGTH, SYLLABLES, WORD, Books, Document, make_word
+from bench.books import LENGTH, STRIDE, SYLLABLES, WORD, Books, Document, make_word
 from bench.chart import draw_latency
 from bench.load import MIX, _parse, command_of, memory_figures, summary
 from bench.processes import cpu_seconds, find_trees, growth_ratio, memory_mib
@@ -31,6 +32,10 @@ def _acknowledged(books: Books, count: int) -> list[Document]:
     for document in documents:
         books.acknowledge(document, f"id of {document.word}")
     return documents
+
+
+def test_the_words_stride_meets_every_word_before_it_comes_round() -> None:
+    assert gcd(STRIDE, len(SYLLABLES) ** LENGTH) == 1
 
 
 @given(one=NUMBERS, other=NUMBERS)
