@@ -10,7 +10,7 @@ N ?= 10000
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-dev demo serve test check format twin bench lock clean
+.PHONY: help setup setup-dev demo serve test check format twin bench bench-load lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ twin: setup-dev ## Play N random histories against their twins
 
 bench: setup-dev ## Measure; writes bench/results/main.json
 	$(BIN)/python -m bench.main
+
+bench-load: setup-dev ## Load it for ten minutes on SQLite and on PostgreSQL; writes bench/results/load.json
+	$(BIN)/python -m bench.load
 
 lock: setup-dev ## Pin every dependency anew, with hashes
 	$(BIN)/pip install pip-tools

@@ -1,4 +1,4 @@
-"""A real ``lethe serve`` in a process of its own, on a free port, with a fresh data folder."""
+"""A real ``lethe serve`` or ``lethe api`` in its own process, on a free port, with a fresh data folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
@@ -35,12 +36,24 @@ Told = Callable[[int], None]
 class Service:
     """Runs from ``with`` to its end; the data folder goes with it."""
 
-    def __init__(self, *, reader: str = "extractive", threads: int) -> None:
+    def __init__(
+        self,
+        *,
+        reader: str = "extractive",
+        threads: int,
+        command: Literal["serve", "api"] = "serve",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="lethe-bench-")
         self.data = Path(self._scratch.name) / "data"
         self._log = Path(self._scratch.name) / "serve.log"
-        self._reader = reader
-        self._threads = threads
+        self._command = command
+        self._environment = os.environ | {
+            "LETHE_READER": reader,
+            "LETHE_TORCH_THREADS": str(threads),
+            "LETHE_LOG_LEVEL": "WARNING",
+            **(settings or {}),
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self.client: LetheClient
 
@@ -59,30 +72,41 @@ class Service:
     def start(self) -> float:
         """Start it and return how many seconds passed until it was ready to serve."""
         self._url = f"http://127.0.0.1:{_free_port()}"
-        command = [str(Path(sys.executable).with_name("lethe")), "serve", "--data", str(self.data)]
-        environment = os.environ | {
-            "LETHE_READER": self._reader,
-            "LETHE_TORCH_THREADS": str(self._threads),
-            "LETHE_LOG_LEVEL": "WARNING",
-        }
         started = time.perf_counter()
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--port", self._url.rpartition(":")[2]], env=environment, stdout=log, stderr=log
-            )
+        self._process = self.run(self._command, "--port", self._url.rpartition(":")[2])
         with LetheClient(self._url) as visitor:
             while not visitor.is_ready():
                 if self._process.poll() is not None or time.perf_counter() - started > READY_SECONDS:
-                    raise UnavailableError(f"lethe serve did not start:\n{self.log_tail()}")
+                    raise UnavailableError(f"lethe {self._command} did not start:\n{self.log_tail()}")
                 time.sleep(0.02)
         seconds = time.perf_counter() - started
         self.client = self.connect()
         return seconds
 
+    def run(self, command: str, *options: str) -> subprocess.Popen[bytes]:
+        """Start a command of ``lethe`` on the same data and settings; its output goes to the same log."""
+        lethe = str(Path(sys.executable).with_name("lethe"))
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [lethe, command, "--data", str(self.data), *options],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
+
     def connect(self) -> LetheClient:
         """Return one more client with the admin's key."""
-        key = (self.data / "admin.key").read_text().strip()
-        return LetheClient(self._url, key, timeout_seconds=600)
+        return LetheClient(self.url, self.key, timeout_seconds=600)
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return self._url
+
+    @property
+    def key(self) -> str:
+        """The admin's key."""
+        return (self.data / "admin.key").read_text().strip()
 
     def stop(self) -> float:
         """Stop it and return how many seconds that took."""
@@ -139,7 +163,7 @@ class Service:
         self.wait_for("ingest", told=told)
         return time.perf_counter() - started
 
-    def wait_for(self, *kinds: str, told: Told | None = None) -> float:
+    def wait_for(self, *kinds: str, told: Told | None = None, limit_seconds: float = WORK_SECONDS) -> float:
         """Return the seconds until no job (of these kinds, where given) is open any more."""
         started = time.perf_counter()
         pause = 0.05
@@ -149,7 +173,7 @@ class Service:
                 told(stats["passages"])
             if not any(count for kind, count in stats["jobs"].items() if not kinds or kind in kinds):
                 return time.perf_counter() - started
-            if time.perf_counter() - started > WORK_SECONDS:
+            if time.perf_counter() - started > limit_seconds:
                 raise UnavailableError(f"jobs do not end: {stats['jobs']}\n{self.log_tail()}")
             time.sleep(pause)
             pause = min(1.0, pause * 1.1)

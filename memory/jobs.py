@@ -26,7 +26,7 @@ BACKOFF_SECONDS = (1, 5, 30, 120)
 NEVER_GIVEN_UP = frozenset({"forget"})
 """Kinds that are tried again for as long as it takes, where a retry may help at all."""
 FIRST = "forget"
-"""A tenant's jobs of this kind come before its others."""
+"""A tenant's jobs of this kind come before its others, one at a time: each has to wait for the last."""
 OPEN = ("queued", "running")
 TO_RETRY = ("failed", "dead", "cancelled")
 
@@ -338,10 +338,23 @@ _ENDED_ITS_WORKER: dict[str, JsonValue] = {
 
 def _due(now_us: int) -> sa.ColumnElement[bool]:
     """Say what may be claimed: what waits and need not wait longer, and what a worker let lie."""
-    return sa.or_(
+    due = sa.or_(
         sa.and_(jobs.c.status == "queued", jobs.c.not_before_us <= now_us),
         sa.and_(jobs.c.status == "running", jobs.c.lease_until_us < now_us),
     )
+    under_way = jobs.alias("under_way")
+    another_runs = (
+        sa.exists()
+        .where(
+            under_way.c.tenant_id == jobs.c.tenant_id,
+            under_way.c.kind == FIRST,
+            under_way.c.status == "running",
+            under_way.c.lease_until_us >= now_us,
+        )
+        .correlate(jobs)
+    )
+    # Not before it has ended: to be tried and put off costs ever longer pauses.
+    return sa.and_(due, sa.or_(jobs.c.kind != FIRST, ~another_runs))
 
 
 def _job(row: sa.Row[tuple[object, ...]]) -> Job:

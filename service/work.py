@@ -84,6 +84,10 @@ class Work:
             error = _attempt(lambda: self._kinds[job.kind](job))
             if error is not None:
                 self._fail([job], error)
+        if job.kind == FORGET:
+            # The next one may have used up its message while this one was under way.
+            for waiting in self.kernel.jobs.list_due(1):
+                self.wake(waiting)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:

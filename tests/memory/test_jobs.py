@@ -175,6 +175,25 @@ def test_tenants_take_turns_and_forgets_come_first(kernel: Kernel) -> None:
     assert order == [forget.id, small.id, bulk[0].id, bulk[1].id]
 
 
+def test_a_tenants_forgets_run_one_at_a_time(kernel: Kernel) -> None:
+    """Each waits for the one before: claimed too early it would be put off, for longer each time."""
+    first, second = add(kernel, "f1", "f2", kind="forget")
+    add(kernel, "theirs", kind="forget", tenant=OTHER)
+    running = kernel.jobs.claim(first.id)
+    assert running is not None
+    assert kernel.jobs.claim(second.id) is None
+    theirs = kernel.jobs.claim_next()
+    assert theirs is not None and theirs.target == "theirs"
+    assert kernel.jobs.claim_next() is None
+    assert kernel.jobs.list_due(5) == []
+
+    finish(kernel, running)
+    following = kernel.jobs.claim_next()
+    assert following is not None and (following.id, following.attempts) == (second.id, 1)
+    ticks(kernel).now_us += (LEASE_SECONDS + 1) * 1_000_000
+    assert kernel.jobs.claim(second.id) is not None, "one whose worker ended is under way no more"
+
+
 def test_the_tenant_with_less_under_way_comes_first(kernel: Kernel) -> None:
     add(kernel, *(f"e{i}" for i in range(5)))
     first = kernel.jobs.claim_next()
