@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from memory.errors import ForbiddenError
+from memory.faults import point
 from memory.kernel import Kernel
 from memory.tables import api_keys
 from memory.values import TenantId
@@ -77,5 +78,8 @@ def write_private(path: Path, content: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
+        point("private.sync")
         os.fsync(file.fileno())
+    point("private.rename")
     temporary.replace(path)
+    point("private.renamed")

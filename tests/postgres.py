@@ -47,6 +47,16 @@ class Server:
         finally:
             self._do(f"DROP DATABASE {name} WITH (FORCE)")
 
+    @contextmanager
+    def copy(self, url: str) -> Iterator[str]:
+        """Yield the URL of a copy of a database that nobody is connected to."""
+        name = f"{self.prefix}_{secrets.token_hex(4)}"
+        self._do(f"CREATE DATABASE {name} TEMPLATE {sa.make_url(url).database}")
+        try:
+            yield self._url_of(name)
+        finally:
+            self._do(f"DROP DATABASE {name} WITH (FORCE)")
+
     def _template(self, plane: Plane) -> str:
         if plane not in self._templates:
             name = f"{self.prefix}_{plane}"

@@ -70,6 +70,8 @@ class TestClock:
 class House:
     """One service and what drives it."""
 
+    waker_type: type[StepWaker] = StepWaker
+
     def __init__(
         self, data: Path, encoder: Encoder, reader: Reader | None = None, **settings: object
     ) -> None:
@@ -82,7 +84,7 @@ class House:
         self.open()
 
     def open(self) -> None:
-        self.waker = StepWaker()
+        self.waker = self.waker_type()
         kernel = build_kernel(self.settings, clock=self.clock, new_id=self.ids)
         self.lethe: Lethe = build(
             self.settings, self.waker, encoder=self.encoder, reader=self.reader, kernel=kernel
