@@ -89,12 +89,16 @@ class Jobs:
 
     def add_once(self, connection: sa.Connection, tenant_id: TenantId, kind: str) -> Job | None:
         """Queue a job without target unless one of its kind is queued already."""
+        if self.is_waiting(connection, tenant_id, kind):
+            return None
+        return self.add(connection, tenant_id, kind, [""])[0]
+
+    def is_waiting(self, connection: sa.Connection, tenant_id: TenantId, kind: str) -> bool:
+        """Say whether a job of a kind is queued."""
         waiting = sa.select(jobs.c.id).where(
             jobs.c.tenant_id == tenant_id, jobs.c.kind == kind, jobs.c.status == "queued"
         )
-        if connection.execute(waiting.limit(1)).first() is not None:
-            return None
-        return self.add(connection, tenant_id, kind, [""])[0]
+        return connection.execute(waiting.limit(1)).first() is not None
 
     def get(self, tenant_id: TenantId, job_id: str) -> Job:
         """Return a job of this tenant; ``NotFoundError`` for any other."""

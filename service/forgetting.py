@@ -180,7 +180,7 @@ class Forgetting:
         """Say on the request what went wrong and what remains; what may still come right is tried again."""
         detail = str(error) if isinstance(error, LetheError) else "an internal error"
         said: dict[str, JsonValue] = {"title": type(error).__name__, "detail": detail}
-        state = "fenced" if isinstance(error, UnavailableError) else "failed"
+        state = "fenced" if isinstance(error, UnavailableError | OSError) else "failed"
         set_state(self.kernel, forget, state, error=said)
         remaining = count_remaining(self.kernel, forget, (*self.derived, *self.truth))
         set_state(self.kernel, forget, state, remaining=remaining, error=said)

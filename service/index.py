@@ -117,7 +117,13 @@ class Indexes:
             ]
         fresh = list(dict.fromkeys(changed))
         loaded = (self._load(tenant_id, batch, {}) for batch in chunked(fresh, LOAD_BATCH))
-        live.append(list(loaded), position.revision)  # all are read before any is added
+        read = list(loaded)  # all, before any is added
+        try:
+            live.append(read, position.revision)
+        except BaseException:
+            # It may be half in: what is opened next begins anew. Its files go with the next rewriting.
+            del self._live[tenant_id]
+            raise
         if position.epoch > live.hidden_epoch:
             live.hide(forgotten, position.epoch)
             self.presence.hold(tenant_id, live.opened_epoch)
