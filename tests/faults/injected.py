@@ -186,7 +186,7 @@ class Stage:
         except Killed:
             self.abandon()
         except (LetheError, OSError):
-            if self._house is None or not self._house.lethe._started:
+            if not (hasattr(self._house, "lethe") and self.house.lethe._started):
                 self.abandon()  # it did not come up, or did not go down: its supervisor ends it
         finally:
             self.strike.dead = False
