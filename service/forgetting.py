@@ -205,6 +205,7 @@ class Forgetting:
             passages=erased.passages,
             keys=keys,
         )
+        certified_us = max(self.kernel.clock(), forget.fenced_us)  # a clock may be set back
         with self.kernel.database.write(alone="certificates") as connection:
             last = connection.execute(
                 sa.select(certificates.c.position, certificates.c.entry_hash)
@@ -218,7 +219,7 @@ class Forgetting:
                 scope_digest=forget.scope_digest,
                 requested_at=to_datetime(forget.requested_us),
                 fenced_at=to_datetime(forget.fenced_us),
-                certified_at=to_datetime(self.kernel.clock()),
+                certified_at=to_datetime(certified_us),
                 epoch=forget.epoch,
                 counts=counts,
                 stores=tuple(results),
@@ -245,7 +246,7 @@ class Forgetting:
                 .values(state="certified", remaining={}, error=None, counts=counts.to_json())
             )
             self.kernel.jobs.finish(connection, [job])
-        seconds = (self.kernel.clock() - forget.fenced_us) / 1_000_000
+        seconds = (certified_us - forget.fenced_us) / 1_000_000
         certificate_seconds.observe(seconds)
         log.info("certified", forget_id=forget.id, seconds=round(seconds, 3))
 

@@ -57,6 +57,13 @@ class Server:
         finally:
             self._do(f"DROP DATABASE {name} WITH (FORCE)")
 
+    def terminate(self) -> None:
+        """End every connection to its databases, in mid-transaction or not, as a restart would."""
+        self._do(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname LIKE '{self.prefix}%' AND pid <> pg_backend_pid()"
+        )
+
     def _template(self, plane: Plane) -> str:
         if plane not in self._templates:
             name = f"{self.prefix}_{plane}"

@@ -147,7 +147,7 @@ def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: s
             epoch=int(epoch or 0),
             scope_digest=scope_digest,
             requested_us=requested_us,
-            fenced_us=kernel.clock(),
+            fenced_us=max(kernel.clock(), requested_us),  # a clock may be set back
             counts={"sources": len({row.source_id for row in rows}), "entries": len(fresh)},
             remaining={"entries": len(fresh)},
             error=None,

@@ -72,7 +72,8 @@ class Strike:
     """
 
     at: int = -1
-    error: Callable[[], BaseException] | None = None
+    error: Callable[[], BaseException | None] | None = None
+    """Does what is to happen there, and returns what is raised, if anything."""
     reached: list[str] = field(default_factory=list)
     dead: bool = False
 
@@ -83,6 +84,8 @@ class Strike:
         if len(self.reached) == self.at + 1:
             assert self.error is not None
             error = self.error()
+            if error is None:
+                return
             self.dead = isinstance(error, Killed)
             raise error
 
@@ -106,9 +109,9 @@ LOST = {
 }
 
 
-def list_kinds(point: str, backend: str) -> dict[str, Callable[[], BaseException]]:
+def list_kinds(point: str, backend: str) -> dict[str, Callable[[], BaseException | None]]:
     """Return the faults that may happen at a point, by kind."""
-    kinds: dict[str, Callable[[], BaseException]] = {"death": Killed}
+    kinds: dict[str, Callable[[], BaseException | None]] = {"death": Killed}
     if point in ("commit", "committed", "purge", "purged"):
         if point in ("commit", "purge"):
             kinds["database_full"] = FULL[backend]
@@ -581,13 +584,19 @@ class Theatre:
     def list_faults(self, scene: Scene) -> list[tuple[int, str]]:
         """Return (number of the point, kind of fault), all that may happen in a scene."""
         points = self.before[scene.name].points
-        return [(at, kind) for at, point in enumerate(points) for kind in list_kinds(point, self.backend)]
+        return [(at, kind) for at, point in enumerate(points) for kind in self._list_kinds(scene, point)]
+
+    def _list_kinds(self, scene: Scene, point: str) -> dict[str, Callable[[], BaseException | None]]:
+        kinds = list_kinds(point, self.backend)
+        if self.server is not None and point == "commit" and scene.name in ("batch", "forget"):
+            kinds["backends_terminated"] = self.server.terminate
+        return kinds
 
     def inject(self, scene: Scene, at: int, kind: str) -> Outcome:
         """Play a scene with one fault, and say what did not hold afterwards."""
         before = self.before[scene.name]
         point = before.points[at]
-        strike = Strike(at, list_kinds(point, self.backend)[kind])
+        strike = Strike(at, self._list_kinds(scene, point)[kind])
         place = f"{self.backend} {scene.name} {at} {point} {kind}"
         try:
             with self._stage(before, strike) as stage:
