@@ -10,7 +10,7 @@ N ?= 10000
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-dev demo serve test check format twin bench bench-load lock clean
+.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-load lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ format: setup-dev ## Format the code
 
 twin: setup-dev ## Play N random histories against their twins
 	LETHE_TWIN_HISTORIES=$(N) $(BIN)/python -m pytest tests/properties/test_twin.py
+
+faults: setup-dev ## Inject every fault, kill every process; writes bench/results/faults.json
+	LETHE_FAULTS=all $(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
 
 bench: setup-dev ## Measure; writes bench/results/main.json
 	$(BIN)/python -m bench.main

@@ -23,6 +23,8 @@ from memory.values import JobId, JsonValue, TenantId
 LEASE_SECONDS = 120
 MAX_ATTEMPTS = 5
 BACKOFF_SECONDS = (1, 5, 30, 120)
+FARTHEST_US = 2 * max(LEASE_SECONDS, *BACKOFF_SECONDS) * 1_000_000
+"""No pause and no lease ends farther ahead, not even by the clock of another host that is minutes ahead."""
 NEVER_GIVEN_UP = frozenset({"forget"})
 """Kinds that are tried again for as long as it takes, where a retry may help at all."""
 FIRST = "forget"
@@ -89,12 +91,16 @@ class Jobs:
 
     def add_once(self, connection: sa.Connection, tenant_id: TenantId, kind: str) -> Job | None:
         """Queue a job without target unless one of its kind is queued already."""
+        if self.is_waiting(connection, tenant_id, kind):
+            return None
+        return self.add(connection, tenant_id, kind, [""])[0]
+
+    def is_waiting(self, connection: sa.Connection, tenant_id: TenantId, kind: str) -> bool:
+        """Say whether a job of a kind is queued."""
         waiting = sa.select(jobs.c.id).where(
             jobs.c.tenant_id == tenant_id, jobs.c.kind == kind, jobs.c.status == "queued"
         )
-        if connection.execute(waiting.limit(1)).first() is not None:
-            return None
-        return self.add(connection, tenant_id, kind, [""])[0]
+        return connection.execute(waiting.limit(1)).first() is not None
 
     def get(self, tenant_id: TenantId, job_id: str) -> Job:
         """Return a job of this tenant; ``NotFoundError`` for any other."""
@@ -337,10 +343,15 @@ _ENDED_ITS_WORKER: dict[str, JsonValue] = {
 
 
 def _due(now_us: int) -> sa.ColumnElement[bool]:
-    """Say what may be claimed: what waits and need not wait longer, and what a worker let lie."""
+    """Say what may be claimed: what waits and need not wait longer, and what a worker let lie.
+
+    A pause or lease that ends later than any could was given before the clock was set back, and is over.
+    """
+    paused = jobs.c.not_before_us.between(now_us + 1, now_us + FARTHEST_US)
+    leased = jobs.c.lease_until_us.between(now_us, now_us + FARTHEST_US)
     due = sa.or_(
-        sa.and_(jobs.c.status == "queued", jobs.c.not_before_us <= now_us),
-        sa.and_(jobs.c.status == "running", jobs.c.lease_until_us < now_us),
+        sa.and_(jobs.c.status == "queued", sa.not_(paused)),
+        sa.and_(jobs.c.status == "running", sa.not_(leased)),
     )
     under_way = jobs.alias("under_way")
     another_runs = (

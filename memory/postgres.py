@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from memory.errors import UnavailableError
+from memory.faults import point
 
 CONNECT_SECONDS = 10
 POOL_SECONDS = 30
@@ -54,14 +55,20 @@ class PostgresDatabase:
     @contextmanager
     def write(self, *, alone: str = "") -> Iterator[Connection]:
         """A transaction at READ COMMITTED; ``alone`` waits for an advisory lock that ends with it."""
-        with _told_apart(), self.engine.begin() as connection:
-            if alone:
-                connection.execute(_LOCK_TRANSACTION, {"key": lock_key("write", alone)})
-            yield connection
+        with _told_apart():
+            with self.engine.begin() as connection:
+                if alone:
+                    connection.execute(_LOCK_TRANSACTION, {"key": lock_key("write", alone)})
+                yield connection
+                point("commit")
+            point("committed")
 
     def purge(self, tables: Sequence[str]) -> Mapping[str, str]:
         """Repack these tables where they are small and free enough, and let the rest be reused."""
-        repacked = [table for table in tables if self._repack(table)]
+        with _told_apart():
+            point("purge")
+            repacked = [table for table in tables if self._repack(table)]
+            point("purged")
         left = sorted(set(tables) - set(repacked))
         return {
             "tables": "repacked" if not left else f"repacked, but for {', '.join(left)}: rows freed",

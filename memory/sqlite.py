@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from memory.errors import UnavailableError
+from memory.faults import point
 
 BUSY_TIMEOUT_SECONDS = 30
 
@@ -54,6 +55,8 @@ class SqliteDatabase:
             try:
                 with connection.begin():
                     yield connection
+                    point("commit")
+                point("committed")
             finally:
                 connection.info["immediate"] = False
 
@@ -62,11 +65,13 @@ class SqliteDatabase:
         with _told_apart(), self._write_lock:
             raw = self.engine.raw_connection()
             try:
+                point("purge")
                 cursor = raw.cursor()
                 cursor.execute("PRAGMA temp_store=MEMORY")
                 cursor.execute("VACUUM")
                 busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 cursor.close()
+                point("purged")
             finally:
                 raw.close()
         if busy:

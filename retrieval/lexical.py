@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tantivy
 
+from memory.faults import point
 from memory.values import EntryId
 from retrieval.analysis import STOP_WORDS, normalise
 
@@ -108,6 +109,7 @@ class LexicalIndex:
         """Make what was added and removed durable and visible to searches that start later."""
         with self._lock:
             if self._writer is not None:
+                point("words.commit")
                 self._writer.commit()
             self._index.reload()
 

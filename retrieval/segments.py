@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.errors import CorruptionError, DigestMismatchError, DimensionMismatchError, InvalidInputError
+from memory.faults import point
 
 SUFFIX = ".segment"
 _FORMAT = "lethe-segment-1"
@@ -113,13 +114,18 @@ def _publish(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=SUFFIX + ".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
+            point("segment.write")
             file.write(content)
             file.flush()
+            point("segment.sync")
             os.fsync(file.fileno())
+        point("segment.rename")
         Path(temporary).rename(path)
     except BaseException:
+        point("segment.discard")
         Path(temporary).unlink(missing_ok=True)
         raise
+    point("segment.renamed")
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

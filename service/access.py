@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from memory.clock import to_datetime
 from memory.errors import ConflictError, ForbiddenError, NotFoundError
+from memory.faults import point
 from memory.kernel import Kernel
 from memory.tables import api_keys, tenants
 from memory.values import TenantId
@@ -276,5 +277,8 @@ def write_private(path: Path, content: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
+        point("private.sync")
         os.fsync(file.fileno())
+    point("private.rename")
     temporary.replace(path)
+    point("private.renamed")

@@ -181,7 +181,7 @@ class Forgetting:
         """Say on the request what went wrong and what remains; what may still come right is tried again."""
         detail = str(error) if isinstance(error, LetheError) else "an internal error"
         said: dict[str, JsonValue] = {"title": type(error).__name__, "detail": detail}
-        state = "fenced" if isinstance(error, UnavailableError) else "failed"
+        state = "fenced" if isinstance(error, UnavailableError | OSError) else "failed"
         set_state(self.kernel, forget, state, error=said)
         remaining = count_remaining(self.kernel, forget, (*self.derived, *self.truth))
         set_state(self.kernel, forget, state, remaining=remaining, error=said)
@@ -206,6 +206,7 @@ class Forgetting:
             passages=erased.passages,
             keys=keys,
         )
+        certified_us = max(self.kernel.clock(), forget.fenced_us)  # a clock may be set back
         with self.kernel.database.write(alone="certificates") as connection:
             last = connection.execute(
                 sa.select(certificates.c.position, certificates.c.entry_hash)
@@ -219,7 +220,7 @@ class Forgetting:
                 scope_digest=forget.scope_digest,
                 requested_at=to_datetime(forget.requested_us),
                 fenced_at=to_datetime(forget.fenced_us),
-                certified_at=to_datetime(self.kernel.clock()),
+                certified_at=to_datetime(certified_us),
                 epoch=forget.epoch,
                 counts=counts,
                 stores=tuple(results),
@@ -246,7 +247,7 @@ class Forgetting:
                 .values(state="certified", remaining={}, error=None, counts=counts.to_json())
             )
             self.kernel.jobs.finish(connection, [job])
-        seconds = (self.kernel.clock() - forget.fenced_us) / 1_000_000
+        seconds = (certified_us - forget.fenced_us) / 1_000_000
         certificate_seconds.observe(seconds)
         log.info("certified", forget_id=forget.id, seconds=round(seconds, 3))
 

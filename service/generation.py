@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.clock import to_datetime
+from memory.faults import point
 from memory.filters import Filter
 from memory.journal import EntryRow
 from memory.ports import Vectors
@@ -218,6 +219,7 @@ class Generation:
         with self._lock:
             self.words.close()
             if self.folder.exists():  # another process deletes it when it takes this one for ended
+                point("words.rmtree")
                 shutil.rmtree(self.folder)
 
 

@@ -21,6 +21,7 @@ import structlog
 
 from memory.database import chunked
 from memory.errors import CorruptionError
+from memory.faults import point
 from memory.journal import EntryRow, iter_headers
 from memory.kernel import Kernel, find_denied, get_position, list_changes
 from memory.ledger import artifact_name, iter_payloads, list_artifacts
@@ -117,7 +118,13 @@ class Indexes:
             ]
         fresh = list(dict.fromkeys(changed))
         loaded = (self._load(tenant_id, batch, {}) for batch in chunked(fresh, LOAD_BATCH))
-        live.append(list(loaded), position.revision)  # all are read before any is added
+        read = list(loaded)  # all, before any is added
+        try:
+            live.append(read, position.revision)
+        except BaseException:
+            # It may be half in: what is opened next begins anew. Its files go with the next rewriting.
+            del self._live[tenant_id]
+            raise
         if position.epoch > live.hidden_epoch:
             live.hide(forgotten, position.epoch)
             self.presence.hold(tenant_id, live.opened_epoch)
@@ -198,6 +205,7 @@ class Indexes:
             segment = read_segment(path)
         except (CorruptionError, FileNotFoundError) as error:
             log.warning("vector segment is remade from the ledger", error=type(error).__name__)
+            point("segment.damaged")
             path.unlink(missing_ok=True)  # a file that has its name is taken for whole when it is written
             return {}
         if segment.space != self._space_name():
@@ -268,10 +276,12 @@ class Indexes:
         live = self._live.get(tenant_id)
         for path in folder.iterdir():
             if path.is_file() and path.name not in named:
+                point("index.unlink")
                 path.unlink()
         others = self.presence.list_living() - {self.presence.process}
         for path in (folder / WORDS_FOLDER).glob("*"):
             if path.name.partition("-")[0] not in others and (live is None or path != live.folder):
+                point("index.rmtree")
                 shutil.rmtree(path)
 
     def save(self, tenant_id: TenantId) -> None:

@@ -18,6 +18,8 @@ from memory.values import TenantId
 
 PRESENT_SECONDS = 30.0
 RENEW_SECONDS = 5.0
+FARTHEST_US = 240_000_000
+"""No presence lasts longer ahead, not even by the clock of another host that is minutes ahead."""
 
 
 class Presence:
@@ -71,7 +73,7 @@ class Presence:
         with self.kernel.database.write() as connection:
             mine = searchers.c.process == self.process
             connection.execute(searchers.update().where(mine).values(until_us=self._until_us()))
-            connection.execute(searchers.delete().where(searchers.c.until_us < self.kernel.clock()))
+            connection.execute(searchers.delete().where(sa.not_(self._is_living())))
         self._renewed_at = now
 
     def leave(self) -> None:
@@ -86,16 +88,21 @@ class Presence:
         behind = sa.select(searchers.c.process).where(
             searchers.c.tenant_id == tenant_id,
             searchers.c.epoch < epoch,
-            searchers.c.until_us >= self.kernel.clock(),
+            self._is_living(),
         )
         with self.kernel.database.read() as connection:
             return sorted(connection.scalars(behind))
 
     def list_living(self) -> set[str]:
         """Return all living processes, this one among them."""
-        living = sa.select(searchers.c.process).where(searchers.c.until_us >= self.kernel.clock())
+        living = sa.select(searchers.c.process).where(self._is_living())
         with self.kernel.database.read() as connection:
             return {self.process, *connection.scalars(living)}
+
+    def _is_living(self) -> sa.ColumnElement[bool]:
+        """Say who renewed in time; what would last longer was said before the clock was set back."""
+        now_us = self.kernel.clock()
+        return searchers.c.until_us.between(now_us, now_us + FARTHEST_US)
 
     def _until_us(self) -> int:
         return self.kernel.clock() + int(PRESENT_SECONDS * 1_000_000)

@@ -19,7 +19,7 @@ from memory.journal import (
     list_versions,
     record_changes,
 )
-from memory.kernel import Kernel, find_denied
+from memory.kernel import Kernel, find_denied, find_entries
 from memory.values import Content, EntryId, SourceId, TenantId
 from service.views import JobView, Remembered
 
@@ -48,16 +48,14 @@ def remember(
         entry_id: content.attributes.subjects for entry_id, content in zip(ids, contents, strict=True)
     }
     kernel.vault.create_keys(tenant_id, subjects)
-    added: list[EntryId] = []
     try:
-        done = _append_all(kernel, tenant_id, dict(zip(ids, contents, strict=True)), source_id, added)
-    except BaseException:
-        added.clear()  # the transaction was rolled back
-        raise
+        return _append_all(kernel, tenant_id, dict(zip(ids, contents, strict=True)), source_id)
     finally:
+        # Looked up rather than known: a connection that was lost does not say whether it committed.
+        with kernel.database.read() as connection:
+            added = find_entries(connection, tenant_id, ids)
         if len(added) < len(ids):
-            kernel.vault.destroy_keys(tenant_id, set(ids) - set(added))
-    return done
+            kernel.vault.destroy_keys(tenant_id, set(ids) - added)
 
 
 def _append_all(
@@ -65,11 +63,11 @@ def _append_all(
     tenant_id: TenantId,
     contents: Mapping[EntryId, Content],
     source_id: SourceId | None,
-    added: list[EntryId],
 ) -> list[Remembered]:
-    """Append in one transaction; ``added`` receives the entries that are new."""
+    """Append in one transaction."""
     opener = kernel.vault.opener(tenant_id, contents)
     done: list[Remembered] = []
+    added: list[EntryId] = []
     with kernel.database.write(alone=tenant_id) as connection:
         now = kernel.clock()
         for entry_id, given in contents.items():

@@ -68,6 +68,8 @@ def upgrade_database(settings: Settings) -> dict[str, str | None]:
     )
     for plane, url in planes:
         database = connect(url)
+        with database.write():
+            pass  # Alembic does not say in our words that it cannot be reached or written
         migrations.upgrade(plane, database.engine)
         revisions[plane] = migrations.get_revisions(plane, database.engine)[0]
         database.close()

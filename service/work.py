@@ -118,9 +118,8 @@ class Work:
             # Those that still wait may have had their messages used up by this batch.
             for waiting in self.kernel.jobs.list_due(1):
                 self.wake(waiting)
-        # Folding goes over the whole set: once at the end of a bulk load, not after each batch of it.
-        if len(batch) < INGEST_BATCH or not self.kernel.jobs.count_open(job.tenant_id).get(INGEST):
-            self._queue(job.tenant_id, FOLD)
+        if error is not None:
+            self._queue(job.tenant_id, FOLD)  # a batch before this one may have left it to this one
         if self.indexes.is_worth_saving(job.tenant_id):
             self._queue(job.tenant_id, COMPACT)
 
@@ -146,11 +145,24 @@ class Work:
             record_changes(commit.connection, tenant_id, ids, "indexed")
             kernel.jobs.finish(commit.connection, [jobs[entry_id] for entry_id in ids])
             kernel.jobs.cancel_targets(commit.connection, sorted(commit.denied))
+            fold = self._queue_fold(commit.connection, batch)
         passages_total.inc(sum(len(derived.parsed.passages) for derived in kept))
         jobs_total.labels(INGEST, "done").inc(len(kept))
         for entry_id, error in refused.items():
             self._refuse(tenant_id, jobs[entry_id], entry_id, error)
+        if fold is not None:
+            self.wake(fold.id)
         self.indexes.get(tenant_id)  # follow now, so that the next recall need not
+
+    def _queue_fold(self, connection: sa.Connection, batch: Sequence[Job]) -> Job | None:
+        """Have the topics folded, in the transaction that changes what they are made of.
+
+        Folding goes over the whole set: once at the end of a bulk load, not after each batch of it.
+        """
+        tenant_id = batch[0].tenant_id
+        if len(batch) == INGEST_BATCH and self.kernel.jobs.is_waiting(connection, tenant_id, INGEST):
+            return None
+        return self.kernel.jobs.add_once(connection, tenant_id, FOLD)
 
     def _read_contents(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> dict[EntryId, Content]:
         """Return the contents of entries that are still there and may still be opened."""
@@ -271,6 +283,10 @@ def _attempt(do: Callable[[], None]) -> Exception | None:
         do()
     except LetheError as error:
         return error
+    except OSError as error:
+        # A disk that is full or broken, or a folder that cannot be written, may be mended.
+        log.warning("the machine refused", error=type(error).__name__, errno=error.errno)
+        return UnavailableError(f"the data folder cannot be used now: {error.strerror}")
     except Exception as error:  # noqa: BLE001
         # Where it failed, but no message and no values: they may hold content.
         places = traceback.format_tb(error.__traceback__)

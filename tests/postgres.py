@@ -47,6 +47,23 @@ class Server:
         finally:
             self._do(f"DROP DATABASE {name} WITH (FORCE)")
 
+    @contextmanager
+    def copy(self, url: str) -> Iterator[str]:
+        """Yield the URL of a copy of a database that nobody is connected to."""
+        name = f"{self.prefix}_{secrets.token_hex(4)}"
+        self._do(f"CREATE DATABASE {name} TEMPLATE {sa.make_url(url).database}")
+        try:
+            yield self._url_of(name)
+        finally:
+            self._do(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def terminate(self) -> None:
+        """End every connection to its databases, in mid-transaction or not, as a restart would."""
+        self._do(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname LIKE '{self.prefix}%' AND pid <> pg_backend_pid()"
+        )
+
     def _template(self, plane: Plane) -> str:
         if plane not in self._templates:
             name = f"{self.prefix}_{plane}"

@@ -147,7 +147,7 @@ def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: s
             epoch=int(epoch or 0),
             scope_digest=scope_digest,
             requested_us=requested_us,
-            fenced_us=kernel.clock(),
+            fenced_us=max(kernel.clock(), requested_us),  # a clock may be set back
             counts={"sources": len({row.source_id for row in rows}), "entries": len(fresh)},
             remaining={"entries": len(fresh)},
             error=None,
@@ -204,14 +204,16 @@ def set_state(
     error: Mapping[str, JsonValue] | None = None,
     evidence: Erased | None = None,
 ) -> None:
-    """Record how far a forget request has come."""
+    """Record how far a forget request has come; one that is certified stays so."""
     values: dict[str, object] = {"state": state, "error": None if error is None else dict(error)}
     if remaining is not None:
         values["remaining"] = dict(remaining)
     if evidence is not None:
         values["evidence"] = evidence.to_json()
     with kernel.database.write() as connection:
-        connection.execute(forgets.update().where(forgets.c.id == forget.id).values(**values))
+        # A connection may be lost after the commit that certified it: what failed then is only the answer.
+        open_still = (forgets.c.id == forget.id) & (forgets.c.state != "certified")
+        connection.execute(forgets.update().where(open_still).values(**values))
 
 
 def list_denied(kernel: Kernel, forget: ForgetRow) -> list[EntryId]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from celery import Celery
 
+from memory.faults import point
+
 TASK = "lethe.run_job"
 VISIBILITY_SECONDS = 3_600
 """Longer than any task, so that the broker does not deliver one that is still running again."""
@@ -53,4 +55,6 @@ def make_app(broker_url: str, run_job: Callable[[str], None]) -> Celery:
 
 def send(app: Any, job_id: str) -> None:
     """Wake a worker for one job; raises kombu's ``OperationalError`` when the broker is away."""
+    point("broker.send")
     app.send_task(TASK, args=[job_id])
+    point("broker.sent")

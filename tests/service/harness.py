@@ -71,6 +71,8 @@ class TestClock:
 class House:
     """One service and what drives it."""
 
+    waker_type: type[StepWaker] = StepWaker
+
     def __init__(
         self,
         data: Path,
@@ -80,7 +82,7 @@ class House:
         waker: StepWaker | None = None,
         **settings: object,
     ) -> None:
-        self.waker = waker or StepWaker()
+        self.given_waker = waker
         self.data = data
         self.encoder = encoder
         self.clock = TestClock()
@@ -92,6 +94,7 @@ class House:
         self.open()
 
     def open(self) -> None:
+        self.waker = self.given_waker or self.waker_type()
         kernel = build_kernel(self.settings, clock=self.clock, new_id=self.ids)
         self.lethe: Lethe = build(
             self.settings,

@@ -2,92 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
 from embedding.encoder import TextEncoder
+from tests.served import PATIENCE, Served, serve
 from tests.service.harness import TENANT, House, text_content
 from tests.tiny import build_tiny_encoder
 from unlearning.forget import find_unowned
 
-PATIENCE = 120.0
 TOLD = 100
-
-
-class Served:
-    """One `lethe serve` process."""
-
-    def __init__(self, data: Path, model: Path, log: Path) -> None:
-        environment = {
-            **os.environ,
-            "LETHE_EMBEDDER": f"hf:{model}",
-            "LETHE_READER": "extractive",
-            "LETHE_TORCH_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        self.data, self.log = data, log
-        command = [sys.executable, "-c", "from api.cli import main; main()"]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*command, "serve", "--data", str(data), "--port", "0"],
-                stdout=output,
-                stderr=output,
-                env=environment,
-            )
-
-    def wait(self) -> None:
-        """Wait until it is ready."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            text = " ".join(self.log.read_text().split())
-            if "http://127.0.0.1:" in text:
-                self.url = "http://127.0.0.1:" + text.partition("http://127.0.0.1:")[2].partition(";")[0]
-                try:
-                    self.ask("/readyz")
-                    return
-                except OSError:
-                    pass
-            time.sleep(0.05)
-
-    def ask(self, path: str, body: object = None) -> Any:
-        """Return the answer of a GET, or of a POST where there is a body."""
-        key = self.data / "admin.key"
-        headers = {"Content-Type": "application/json"}
-        if key.exists():
-            headers["Authorization"] = f"Bearer {key.read_text().strip()}"
-        data = None if body is None else json.dumps(body).encode()
-        with urlopen(Request(self.url + path, data, headers), timeout=60) as answer:
-            content = answer.read()
-        return json.loads(content) if content else None
-
-
-@contextmanager
-def serve(data: Path, model: Path, log: Path) -> Iterator[Served]:
-    served = Served(data, model, log)
-    try:
-        served.wait()
-        yield served
-    finally:
-        if served.process.poll() is None:
-            served.process.send_signal(signal.SIGTERM)
-            try:
-                served.process.wait(60)
-            except subprocess.TimeoutExpired:
-                served.process.kill()
-                served.process.wait()
 
 
 @pytest.mark.timeout(300)
@@ -100,8 +26,7 @@ def test_what_was_acknowledged_survives_a_kill_and_nothing_stray_is_left(tmp_pat
     with serve(data, model, tmp_path / "first.log") as first:
         acknowledged = first.ask("/v1/documents/batch", documents)
         assert len(acknowledged) == TOLD
-        first.process.kill()
-        first.process.wait()
+        first.kill()
 
     with serve(data, model, tmp_path / "second.log") as second:
         rival = Served(data, model, tmp_path / "rival.log")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -181,3 +182,28 @@ def test_a_broker_that_does_not_start_says_where_its_log_is(tmp_path: Path) -> N
     broker = EmbeddedBroker(tmp_path / "broker", server="/bin/false")
     with pytest.raises(UnavailableError, match=r"valkey\.log"):
         broker.start()
+
+
+@pytest.mark.parametrize("loss", ["flushed", "file deleted"])
+def test_nothing_is_lost_with_a_broker_that_loses_everything(tmp_path: Path, queue: Queue, loss: str) -> None:
+    """Messages are hints; the sweeper sends anew what the rows say is due."""
+    worker, broker = make_worker(tmp_path / "broker")
+    worker.start(queue.run, queue.list_due)
+    try:
+        queue.hold.clear()
+        names = [f"lost{n}" for n in range(6)]
+        queue.add(*names)
+        for name in names:
+            worker.wake(name)
+        if loss == "flushed":
+            client = Redis(unix_socket_path=str(broker.socket))
+            client.flushall()
+            client.close()
+        else:
+            kill(broker)
+            shutil.rmtree(tmp_path / "broker" / "appendonlydir")
+        queue.hold.set()
+        wait_until(lambda: not queue.due)
+    finally:
+        worker.stop()
+    assert sorted(queue.done) == sorted(names)

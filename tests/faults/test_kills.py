@@ -1,0 +1,242 @@
+"""Real processes killed with -9 at random moments of ingesting, forgetting and rebuilding.
+
+A client goes on saying what was not acknowledged, a supervisor starts again what ended. LETHE_FAULTS=all
+kills as often as the release asks for, else a few times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+from redis import Redis
+
+from embedding.encoder import TextEncoder
+from tests.postgres import Server
+from tests.served import PATIENCE, Served
+from tests.service.harness import TENANT, House
+from tests.tiny import build_tiny_encoder
+from unlearning.certificate import verify_certificate
+from unlearning.forget import find_unowned
+from workers.broker import EmbeddedBroker
+
+ALL = os.environ.get("LETHE_FAULTS") == "all"
+KILLS = 32 if ALL else 2
+"""Of each of the two installations."""
+DOCUMENTS = 12
+LATEST_SECONDS = 1.2
+WORD = "zquorvex"
+
+
+class Installation:
+    """The processes of one installation, and the supervisor that starts them again."""
+
+    def __init__(self, folder: Path, roles: tuple[str, ...], settings: Mapping[str, str]) -> None:
+        self.folder, self.settings = folder, settings
+        self.model = build_tiny_encoder(folder / "model")
+        self.data = folder / "data"
+        self._starts = 0
+        self.broker: EmbeddedBroker | None = None
+        self.processes = {f"{role} {at}": self._start(role) for at, role in enumerate(roles)}
+
+    def _start(self, role: str) -> Served:
+        self._starts += 1
+        process = Served(
+            self.data, self.model, self.folder / f"{role}-{self._starts}.log", role, self.settings
+        )
+        process.wait()
+        return process
+
+    @property
+    def door(self) -> Served:
+        return next(p for p in self.processes.values() if p.role in ("serve", "api"))
+
+    def kill(self, target: str) -> None:
+        if target != "broker":
+            self.processes[target].kill()
+            return
+        broker = self.broker or EmbeddedBroker(self.data / "broker")
+        client = Redis(unix_socket_path=str(broker.socket))
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+        client.close()
+
+    def restore(self) -> None:
+        """Start again what ended; an embedded broker is its worker's business."""
+        if self.broker is not None:
+            self.broker.ensure()
+        for name, process in self.processes.items():
+            if process.process.poll() is not None:
+                self.processes[name] = self._start(process.role)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.stop()
+
+
+class Client:
+    """Says everything until it is acknowledged, and knows what was."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+        self.told: dict[str, str] = {}
+        self.gone: set[str] = set()
+        """Words of what is forgotten."""
+        self.forgets: list[str] = []
+
+    def insist(self, path: str, body: object) -> Any:
+        late = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.installation.door.ask(path, body)
+            except HTTPError as error:
+                assert error.code in (500, 503), error.read()  # nothing that it said is wrong
+            except (OSError, HTTPException):
+                pass
+            assert time.monotonic() < late, "it never came to be acknowledged"
+            self.installation.restore()
+            self.check_fence()
+            time.sleep(0.05)
+
+    def ingest(self, number: int) -> None:
+        """Tell some that stay, some that will be forgotten, and new versions of some told before."""
+        texts = {
+            f"n{number}-{at}": f"The ferry {number} leaves pier {at} at noon." for at in range(DOCUMENTS)
+        }
+        again = sorted(name for name in self.told if name.startswith("n"))[-2:]
+        texts |= {name: f"The ferry of {name} leaves later, as told in turn {number}." for name in again}
+        bodies: list[dict[str, object]] = [{"text": t, "external_id": n} for n, t in texts.items()]
+        secret = f"Mara carries {WORD}{number} lanterns to the tower."
+        bodies += [{"text": secret, "external_id": f"s{number}", "subjects": [f"person:mara-{number}"]}]
+        self.insist("/v1/documents/batch", bodies)
+        self.told |= {**texts, f"s{number}": secret}
+
+    def forget(self, number: int) -> None:
+        """Forget the oldest of what is to be forgotten."""
+        waiting = sorted(int(name[1:]) for name in self.told if name.startswith("s"))
+        if not waiting:
+            return self.ingest(number)
+        oldest = waiting[0]
+        scope = {"subjects": [f"person:mara-{oldest}"]}
+        reply = self.insist("/v1/forget", {"scope": scope, "mode": "execute"})
+        self.forgets.append(reply["id"])
+        self.gone.add(f"{WORD}{oldest} ")
+        del self.told[f"s{oldest}"]
+        return self.check_fence()
+
+    def rebuild(self, _number: int) -> None:
+        self.insist("/v1/rebuild", {})
+
+    def check_fence(self) -> None:
+        """Nothing that was forgotten is found, whatever just ended."""
+        try:
+            hits = self.installation.door.ask("/v1/recall", {"query": f"{WORD} lanterns tower", "limit": 50})[
+                "hits"
+            ]
+        except (OSError, HTTPException):
+            return  # nobody is there to find anything
+        assert not [hit["text"] for hit in hits for word in self.gone if word in hit["text"]]
+
+    def wait(self) -> None:
+        """Wait until every job has ended and every request is certified."""
+        late = time.monotonic() + PATIENCE * 2
+        ask = self.installation.door.ask
+        while True:
+            stats = ask("/v1/stats")
+            states = {ask(f"/v1/forget/{name}")["state"] for name in self.forgets}
+            if not stats["jobs"] and states <= {"certified"}:
+                return
+            assert time.monotonic() < late, (stats["jobs"], states)
+            time.sleep(0.1)
+
+    def check(self) -> None:
+        """Assert that what was acknowledged is there, word for word, and what was forgotten is gone."""
+        self.check_fence()
+        ask = self.installation.door.ask
+        for name in self.forgets:
+            assert verify_certificate(ask(f"/v1/forget/{name}/certificate")).valid
+        held = {item["external_id"]: item["id"] for item in self._iter_documents()}
+        assert held.keys() == self.told.keys()
+        assert {name: ask(f"/v1/documents/{i}")["text"] for name, i in held.items()} == self.told
+
+    def _iter_documents(self) -> Iterator[dict[str, Any]]:
+        cursor = ""
+        while True:
+            page = self.installation.door.ask(f"/v1/documents?limit=100{cursor}")
+            yield from page["items"]
+            if not page.get("next_cursor"):
+                return
+            cursor = f"&cursor={page['next_cursor']}"
+
+
+def play(installation: Installation, targets: tuple[str, ...], seed: int) -> dict[str, dict[str, int]]:
+    """Kill one target after the other in the midst of something; return how many survived, by target."""
+    rng = random.Random(seed)
+    client = Client(installation)
+    client.ingest(0)
+    counts: dict[str, dict[str, int]] = {}
+    acts: tuple[Callable[[int], None], ...] = (client.ingest, client.forget, client.rebuild)
+    for number in range(1, KILLS + 1):
+        target = targets[number % len(targets)]
+        act = acts[number // len(targets) % len(acts)] if ALL else acts[number % 2]
+        timer = threading.Timer(rng.uniform(0, LATEST_SECONDS), installation.kill, [target])
+        timer.start()
+        act(number)
+        timer.join()
+        told = counts.setdefault(f"kill {target.split()[0]}", {"injected": 0, "survived": 0})
+        told["injected"] += 1
+        installation.restore()
+        client.check_fence()
+    client.wait()
+    client.check()
+    for told in counts.values():
+        told["survived"] = told["injected"]
+    return counts
+
+
+@pytest.mark.timeout(3600)
+def test_one_process_and_its_broker_killed_hard(
+    tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    installation = Installation(tmp_path, ("serve",), {})
+    try:
+        counts = play(
+            installation, ("broker", "serve 0") if not ALL else ("broker", "serve 0", "serve 0"), seed=3
+        )
+    finally:
+        installation.stop()
+    house = House(installation.data, TextEncoder(installation.model, name=f"hf:{installation.model}"))
+    try:
+        assert find_unowned(installation.data, house.lethe.stores) == []
+        assert not house.lethe.kernel.jobs.count_open(TENANT)
+    finally:
+        house.close()
+    record_property("faults", {f"sqlite {kind}": told for kind, told in counts.items()})
+
+
+@pytest.mark.timeout(3600)
+def test_api_workers_and_broker_killed_hard(
+    tmp_path: Path, postgres: Server, record_property: pytest.RecordProperty
+) -> None:
+    """Several processes over one database, one broker and one data folder."""
+    broker = EmbeddedBroker(tmp_path / "valkey")
+    broker.start()
+    with postgres.database() as data, postgres.database() as keys:
+        settings = {"LETHE_DATABASE_URL": data, "LETHE_KEYS_URL": keys, "LETHE_BROKER_URL": broker.url}
+        installation = Installation(tmp_path, ("api", "worker", "worker"), settings)
+        installation.broker = broker
+        targets = ("worker 1", "api 0") if not ALL else ("worker 1", "api 0", "worker 2", "broker")
+        try:
+            counts = play(installation, targets, seed=4)
+        finally:
+            installation.stop()
+            broker.stop()
+    record_property("faults", {f"postgresql {kind}": told for kind, told in counts.items()})
