@@ -14,7 +14,7 @@ from embedding.encoder import TextEncoder
 from memory.database import connect
 from memory.digest import digest_content
 from memory.errors import ConflictError, CorruptionError, ForgottenError, InvalidInputError, NotFoundError
-from memory.tables import api_keys, artifacts, certificates, denied, entries, keys, tenants
+from memory.tables import api_keys, artifacts, certificates, denied, entries, keys, metadata, tenants
 from memory.values import EntryId, SourceId
 from memory.vault import SealedVault
 from service.backup import MAGIC, Survey, open_backup, restore, survey, write_backup
@@ -56,6 +56,12 @@ def lose(house: House) -> None:
     for path in house.data.iterdir():
         if path.name not in KEY_FILES:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    database = connect(house.settings.resolved_database_url)
+    if database.is_shared:
+        metadata.drop_all(database.engine)
+        with database.write() as connection:
+            connection.execute(sa.text("DROP TABLE alembic_version"))
+    database.close()
 
 
 def bring_back(house: House, path: Path, **how: bool) -> Survey:
@@ -236,7 +242,7 @@ def test_newer_rows_of_the_control_plane_are_kept(tmp_path: Path, house: House) 
 
 def test_api_keys_come_back_only_when_asked(tmp_path: Path, house: House) -> None:
     """One revoked after the backup would work again."""
-    key = house.lethe.access.issue(TENANT, ["read"])
+    key = house.lethe.access.issue(TENANT, ["read"], name="reader").key
     tell(house)
     assert back_up(house, tmp_path / "b")["api_keys"] == 2
     for asked, expected in ((False, 0), (True, 2)):

@@ -132,4 +132,6 @@ def test_every_metric_is_documented(house: House) -> None:
     rows = {
         line.split("`")[1].partition("{")[0] for line in page.splitlines() if line.startswith("| `lethe_")
     }
+    # The engine's own are told of in its page, and are here when a test of it ran in this process.
+    told = {name for name in told if not name.startswith("lethe_engine_")}
     assert {name.removesuffix("_total") for name in rows} == told

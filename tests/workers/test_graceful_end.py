@@ -33,6 +33,7 @@ class SlowlyServed(Served):
     """`lethe serve` whose jobs take some seconds more."""
 
     def __init__(self, folder: Path, model: Path, *, seconds: float = 0, **settings: str) -> None:
+        self.role = "serve"
         self.data, self.log, self.begun = folder / "data", folder / "serve.log", folder / "begun"
         environment = {
             **os.environ,
