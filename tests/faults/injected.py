@@ -209,7 +209,7 @@ class Stage:
         if house is not None and hasattr(house, "lethe"):
             lethe = house.lethe
             self.next_id = house.ids.count + 100
-            lethe._stopping.set()
+            lethe._ended.set()
             if lethe._tending is not None and lethe._tending.ident is not None:
                 lethe._tending.join()
             for live in lethe.indexes._live.values():

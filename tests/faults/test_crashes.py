@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import unlearning.forget
-from memory.database import Database
 from memory.jobs import LEASE_SECONDS
+from memory.sqlite import SqliteDatabase
 from memory.values import Attributes, Content
+from memory.vault import TABLES
 from service.forgetting import Forgetting
 from service.index import Indexes, IndexStore
-from service.stores import ArtifactStore, JournalStore, KeyStore
+from service.stores import CONTENT_TABLES, ArtifactStore, JournalStore, KeyStore
 from service.views import Scope
 from tests.faults.stories import (
     EXAMPLES,
@@ -49,8 +49,8 @@ STEPS: tuple[tuple[object, str, bool], ...] = (
     (JournalStore, "erase", False),
     (JournalStore, "erase", True),
     (KeyStore, "erase", True),
-    (Database, "purge", False),
-    (Database, "purge", True),
+    (SqliteDatabase, "purge", False),
+    (SqliteDatabase, "purge", True),
     (Forgetting, "_certify", False),
 )
 
@@ -97,8 +97,13 @@ def test_a_killed_request_ends_certified_like_its_twin(
     wanted = build_needles(forgetting.iter_texts(TENANT, ids), forgetting.iter_vectors(TENANT, ids))
     with monkeypatch.context() as deadly:
         kill_at(deadly, owner, name, after)
-        if owner is Database:
-            purges = tuple(partial(Database.purge, purge.__self__) for purge in forgetting.purges)  # type: ignore[attr-defined]
+        if owner is SqliteDatabase:
+            kernel = world.house.lethe.kernel
+            vault: Any = kernel.vault
+            purges = {
+                "data": lambda: SqliteDatabase.purge(kernel.database, CONTENT_TABLES),  # type: ignore[arg-type]
+                "keys": lambda: SqliteDatabase.purge(vault.database, TABLES),
+            }
             deadly.setattr(forgetting, "purges", purges)
         with pytest.raises(Killed):
             world.house.waker.drain()

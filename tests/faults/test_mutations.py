@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from memory.tables import entries
 from service.forgetting import Forgetting
 from service.index import Indexes
+from service.stores import CONTENT_TABLES
 from service.views import Scope
 from tests.faults.scanner import scan
 from tests.faults.stories import (
@@ -117,11 +118,11 @@ def test_without_the_purge_sealed_bytes_stay_in_the_files(
             sa.select(entries.c.body).where(entries.c.id.in_([one.entry_id for one in gone]))
         )
         sealed = {body[:32]: "sealed body" for body in bodies}
-    monkeypatch.setattr(world.house.lethe.forgetting, "purges", ())
+    monkeypatch.setattr(world.house.lethe.forgetting, "purges", {})
     fence_and_run(world)
     assert scan(world.house.data, sealed)
 
-    kernel.database.purge()
+    kernel.database.purge(CONTENT_TABLES)
     assert not scan(world.house.data, sealed)
 
 
