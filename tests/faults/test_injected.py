@@ -52,7 +52,7 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="session")
-def theatres(encoder: TextEncoder) -> Iterator[dict[str, Theatre]]:
+def theatres(encoder: TextEncoder, postgres: postgres_server.Server) -> Iterator[dict[str, Theatre]]:
     """The theatres that were asked for, by backend; in memory, where there is room, for syncing takes long."""
     opened: dict[str, Theatre] = {}
     memory = Path("/dev/shm")
