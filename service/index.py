@@ -101,7 +101,6 @@ class Indexes:
 
     def keep_up(self) -> None:
         """Follow what other processes committed, and open anew where one of them forgot something."""
-        self.presence.renew()
         for tenant_id in list(self._live):
             live = self.get(tenant_id)
             if live.opened_epoch < live.hidden_epoch:

@@ -102,6 +102,7 @@ class Lethe:
             # The only process: whatever looks under way was left by one that ended.
             self.kernel.jobs.release_all()
             self._destroy_keys(self._find_orphan_keys())
+        self.indexes.presence.start()
         self.indexes.open_all()
         self._stopping = False
         self.work.leases.open()
@@ -196,6 +197,7 @@ class Lethe:
         if self._tending is not None:
             self._tending.join()
         self.work.parser.close()
+        self.indexes.presence.stop()
         self.indexes.close()
         self.kernel.fence.close()
         self.kernel.database.close()

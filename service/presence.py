@@ -8,10 +8,13 @@ Where a database belongs to one process alone, there is nobody to tell.
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 
 import sqlalchemy as sa
+import structlog
 
+from memory.errors import UnavailableError
 from memory.kernel import Kernel, get_position
 from memory.tables import searchers
 from memory.values import TenantId
@@ -21,6 +24,8 @@ RENEW_SECONDS = 5.0
 FARTHEST_US = 240_000_000
 """No presence lasts longer ahead, not even by the clock of another host that is minutes ahead."""
 
+log = structlog.get_logger()
+
 
 class Presence:
     """This process's entries in the table of searchers."""
@@ -29,6 +34,27 @@ class Presence:
         self.kernel = kernel
         self.process = secrets.token_hex(8)
         self._renewed_at = time.monotonic()
+        self._ended = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Renew from now on, in a thread of its own: opening an index may take longer than that lasts."""
+        if self.is_told:
+            self._beating = threading.Thread(target=self._beat, name="lethe-presence", daemon=True)
+            self._beating.start()
+
+    def stop(self) -> None:
+        """Renew no more."""
+        self._ended.set()
+        if self._beating is not None:
+            self._beating.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS):
+            try:
+                self.renew()
+            except UnavailableError as error:
+                log.warning("presence not renewed; trying again", error=str(error))
 
     @property
     def is_told(self) -> bool:
@@ -66,8 +92,11 @@ class Presence:
                 connection.execute(searchers.update().where(mine).values(epoch=epoch))
 
     def renew(self) -> None:
-        """Say that this process lives, and forget those that have not said so for long."""
-        if not self.is_told:
+        """Say that this process lives, and forget those that have not said so for long.
+
+        Once lapsed it stays so until everything was let go: others no longer count with this process.
+        """
+        if not self.is_told or self.has_lapsed:
             return
         now = time.monotonic()
         with self.kernel.database.write() as connection:

@@ -508,6 +508,7 @@ class Theatre:
         self.backend = "sqlite" if server is None else "postgresql"
         self._keep = ExitStack()
         self._keep.enter_context(patch("service.lethe.TEND_SECONDS", 3600.0))
+        self._keep.enter_context(patch("service.presence.RENEW_SECONDS", 3600.0))
         self._count = 0
         self.before: dict[str, Before] = {}
         self._rehearse()

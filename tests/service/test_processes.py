@@ -31,6 +31,7 @@ def two(
 ) -> Iterator[tuple[House, House]]:
     """Two services that keep up with each other only when a test says so."""
     monkeypatch.setattr("service.lethe.TEND_SECONDS", 3600.0)
+    monkeypatch.setattr("service.presence.RENEW_SECONDS", 3600.0)
     with postgres.database("data") as data, postgres.database("keys") as keys:
         first = House(tmp_path / "data", encoder, database_url=data, keys_url=keys)
         second = House(tmp_path / "data", encoder, database_url=data, keys_url=keys)
@@ -121,7 +122,7 @@ def test_a_process_that_ended_holds_nothing_up(
     assert texts(other)
     view = one.lethe.forget(TENANT, MARA, preview=False)
     one.clock.now_us += int((presence.PRESENT_SECONDS + 1) * 1_000_000)
-    one.lethe.indexes.keep_up()
+    one.lethe.indexes.presence.renew()
     one.waker.drain()
     assert one.lethe.get_forget(TENANT, view.id).state == "certified"
     assert len(list((one.data / "index" / TENANT / "words").iterdir())) == 1
@@ -148,8 +149,8 @@ def test_a_process_that_never_lets_go_is_named_and_the_request_is_tried_again(
 
     other.lethe.indexes.keep_up()
     one.clock.now_us += 600 * 1_000_000
-    one.lethe.indexes.keep_up()
-    other.lethe.indexes.keep_up()
+    one.lethe.indexes.presence.renew()
+    other.lethe.indexes.presence.renew()
     one.waker.drain()
     assert one.lethe.get_forget(TENANT, view.id).state == "certified"
 
@@ -171,3 +172,25 @@ def test_two_that_remember_the_same_thing_at_once_make_one_version(two: tuple[Ho
     (source,) = one.lethe.list_sources(TENANT, kind="document", user_id=None, cursor=None, limit=9).items
     assert source.version == 8
     assert texts(one) == texts(other) == {"The ferry, told 7 times."}
+
+
+def test_a_process_that_opens_a_large_index_is_present_meanwhile(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the others would take it for ended, and it would open anew for ever."""
+    house.lethe.indexes.presence.stop()
+    house.remember("The ferry leaves at noon.")
+    monkeypatch.setattr(presence, "PRESENT_SECONDS", 0.4)
+    monkeypatch.setattr(presence, "RENEW_SECONDS", 0.05)
+    load = house.lethe.indexes._load
+
+    def load_slowly(*given: object) -> object:
+        time.sleep(1.0)
+        return load(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(house.lethe.indexes, "_load", load_slowly)
+    house.lethe.indexes.presence = presence.Presence(house.lethe.kernel)
+    house.lethe.indexes.presence.start()
+    opened = house.lethe.indexes.reopen(TENANT)
+    assert not house.lethe.indexes.presence.has_lapsed
+    assert house.lethe.indexes.get(TENANT) is opened
