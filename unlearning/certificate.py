@@ -23,7 +23,9 @@ from memory.canonical import canonical_json
 from memory.errors import InvalidInputError
 from memory.values import JsonValue
 
-FORMAT = "lethe-certificate/1"
+FORMAT = "lethe-certificate/2"
+FIRST_FORMAT = "lethe-certificate/1"
+"""Those issued then say nothing of ``media``; they verify for ever."""
 ALGORITHM = "Ed25519"
 
 PROMISES = (
@@ -251,13 +253,15 @@ def verify_certificate(document: JsonValue, *, trusted_key: bytes | None = None)
             problems.append(f"The certificate lacks its {name}.")
     for name in sorted(set(document) - {"format", "algorithm", "payload", "public_key", "signature"}):
         problems.append(f"The certificate holds an unsigned field that does not belong there: {name}.")
-    if document.get("format", FORMAT) != FORMAT:
-        problems.append(f"The format is not {FORMAT}: this program cannot judge it.")
+    format_ = document.get("format", FORMAT)
+    if format_ not in (FORMAT, FIRST_FORMAT):
+        problems.append(f"The format is neither {FORMAT} nor {FIRST_FORMAT}: this program cannot judge it.")
     if document.get("algorithm", ALGORITHM) != ALGORITHM:
         problems.append(f"The signature algorithm is not {ALGORITHM}.")
     payload = document.get("payload")
     if "payload" in document:
-        problems.extend(f"{problem[0].upper()}{problem[1:]}." for problem in list_payload_problems(payload))
+        found = list_payload_problems(payload, _FIRST_PAYLOAD if format_ == FIRST_FORMAT else _PAYLOAD)
+        problems.extend(f"{problem[0].upper()}{problem[1:]}." for problem in found)
     public_key = _decoded(document.get("public_key"), 32)
     signature = _decoded(document.get("signature"), 64)
     if public_key is None and "public_key" in document:
@@ -369,6 +373,7 @@ _PAYLOAD: dict[str, _Check] = {
     "previous": _digest_or_none,
     "lethe_version": _text,
 }
+_FIRST_PAYLOAD = {name: check for name, check in _PAYLOAD.items() if name != "media"}
 _COUNTS: dict[str, _Check] = dict.fromkeys(("sources", "entries", "artifacts", "passages", "keys"), _count)
 _TOTALS: dict[str, _Check] = dict.fromkeys(("erased", "remaining"), _count)
 _STORE: dict[str, _Check] = {
@@ -386,9 +391,9 @@ _MEDIUM: dict[str, _Check] = {"tables": _text, "log": _text}
 _UNCOVERED: dict[str, _Check] = {"path": _text, "reason": _text}
 
 
-def list_payload_problems(payload: JsonValue) -> list[str]:
+def list_payload_problems(payload: JsonValue, checks: Mapping[str, _Check] = _PAYLOAD) -> list[str]:
     """Return everything that is wrong with a payload, in words; nothing when it may be signed."""
-    problems = _shape_problems(payload, "the payload", _PAYLOAD)
+    problems = _shape_problems(payload, "the payload", checks)
     if not isinstance(payload, dict):
         return problems
     if isinstance(counts := payload.get("counts"), dict):
@@ -415,7 +420,7 @@ def _shape_problems(value: JsonValue, where: str, checks: Mapping[str, _Check]) 
         return [f"{where} should be an object"]
     problems = [f"{where} lacks {name}" for name in checks if name not in value]
     problems += [
-        f"{where} holds {name}, which {FORMAT} does not know" for name in sorted(set(value) - set(checks))
+        f"{where} holds {name}, which its format does not know" for name in sorted(set(value) - set(checks))
     ]
     for name, check in checks.items():
         if name in value and (wrong := check(value[name])) is not None:

@@ -34,6 +34,11 @@ ROOT = Path(__file__).parents[2]
 TENANT = TenantId("t1")
 
 
+def heed_control_c() -> None:
+    """As a process does that was started at a terminal; tests that run in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def quiet() -> Iterator[None]:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # the service runs in this process
@@ -178,7 +183,9 @@ def test_after_a_kill_only_the_rest_is_sent(quiet, tmp_path, ending):
         expected[f"{number}.txt"] = f"tide {number}"
         (tmp_path / f"{number}.txt").write_text(f"tide {number}")
     with serving(lethe) as port:
-        process = subprocess.Popen(command(port, str(tmp_path)), cwd=ROOT, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command(port, str(tmp_path)), cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heed_control_c
+        )
         wait_until(lambda: len(lethe.contents) >= 10)
         process.send_signal(ending)
         _, told = process.communicate(timeout=30)
@@ -357,6 +364,7 @@ def test_control_c_ends_a_watch_cleanly(port, quiet, lethe, notes):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=heed_control_c,
     )
     told = ""
     try:

@@ -209,9 +209,9 @@ class Stage:
         if house is not None and hasattr(house, "lethe"):
             lethe = house.lethe
             self.next_id = house.ids.count + 100
-            lethe._ended.set()
-            if lethe._tending is not None and lethe._tending.ident is not None:
-                lethe._tending.join()
+            lethe.indexes.presence.stop()
+            if lethe._tending is not None:
+                lethe._tending.stop()
             for live in lethe.indexes._live.values():
                 live.words.close()
             lethe.kernel.fence.close()

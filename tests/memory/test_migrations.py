@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,9 +15,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from memory.database import Database, connect
+from memory.errors import ConflictError
 from memory.tables import api_keys, key_metadata, metadata
 from migrations import Plane, downgrade, get_revisions, upgrade
+from service.settings import Settings
+from service.wiring import upgrade_database
 from tests.conftest import BACKENDS
+from tests.postgres import Server
 
 METADATA = {"data": metadata, "keys": key_metadata}
 
@@ -99,6 +105,34 @@ def test_what_was_upgraded_can_be_taken_back_and_upgraded_again(database: Databa
     assert get_revisions(plane, database.engine)[0] is None
     upgrade(plane, database.engine)
     assert differ(database, plane) == []
+
+
+def test_processes_that_start_at_once_migrate_once(plane: Plane, postgres: Server) -> None:
+    code = (
+        "import sys; from memory.database import connect; from migrations import upgrade; "
+        "upgrade(sys.argv[1], connect(sys.argv[2]).engine)"
+    )
+    with postgres.database() as url:
+        command = [sys.executable, "-c", code, plane, url]
+        processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+        told = [process.communicate(timeout=60)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, 0], told
+        database = connect(url)
+        assert differ(database, plane) == []
+        database.close()
+
+
+def test_what_a_newer_release_has_changed_is_refused_and_left_alone(plane: Plane, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)
+    upgrade_database(settings)
+    url = {"data": settings.resolved_database_url, "keys": settings.resolved_keys_url}[plane]
+    database = connect(url)
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConflictError, match="newer release"):
+        upgrade_database(settings)
+    assert get_revisions(plane, database.engine)[0] == "9999"
+    database.close()
 
 
 def test_keys_made_before_they_could_end_are_kept_and_named(database: Database) -> None:

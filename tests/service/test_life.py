@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from embedding.encoder import TextEncoder
-from memory.errors import ConflictError, CorruptionError
+from memory.errors import ConflictError, CorruptionError, LetheError, UnavailableError
 from memory.journal import list_entry_ids
 from memory.kernel import Kernel
 from memory.tables import artifacts, edges, entries, jobs
@@ -185,6 +185,7 @@ def test_a_root_key_is_made_once_private_and_whole(tmp_path: Path) -> None:
 
 
 def test_leases_are_renewed_while_the_work_runs(house: House) -> None:
+    """Also after the database was away for a beat."""
     jobs_ = house.lethe.kernel.jobs
     with house.lethe.kernel.database.write() as connection:
         (job,) = jobs_.add(connection, TENANT, "fold", [""])
@@ -193,8 +194,11 @@ def test_leases_are_renewed_while_the_work_runs(house: House) -> None:
     renewed = threading.Event()
     house.clock.now_us += 100 * SECOND
     extend = jobs_.extend
+    failures: list[LetheError] = [UnavailableError("the database is away")]
 
     def watch(*args: object) -> None:
+        if failures:
+            raise failures.pop()
         extend(*args)  # type: ignore[arg-type]
         renewed.set()
 

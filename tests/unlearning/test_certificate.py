@@ -17,6 +17,7 @@ from memory.canonical import canonical_json
 from memory.errors import InvalidInputError
 from memory.values import JsonValue
 from unlearning.certificate import (
+    FIRST_FORMAT,
     CertificatePayload,
     Counts,
     SigningKey,
@@ -180,6 +181,15 @@ def test_a_signed_contradiction_is_explained_and_never_issued(
     assert any(words in problem for problem in seen.problems), seen.problems
     with pytest.raises(InvalidInputError):
         issue_certificate(content, KEY)
+
+
+def test_a_certificate_of_the_first_format_verifies_for_ever() -> None:
+    """It said nothing of media; one that does was not issued in that format."""
+    content = payload()
+    del content["media"]
+    assert verify_certificate(signed(content) | {"format": FIRST_FORMAT}).valid
+    assert not verify_certificate(signed(content)).valid
+    assert not verify_certificate(signed(payload()) | {"format": FIRST_FORMAT}).valid
 
 
 @pytest.mark.parametrize("document", [None, [], "x", {}, {"payload": float("nan")}])
