@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -43,6 +44,7 @@ class PostgresDatabase:
             pool_timeout=POOL_SECONDS,
             connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "lethe"},
         )
+        sa.event.listen(self.engine, "connect", _await_commits)
         self._snapshots = self.engine.execution_options(isolation_level="REPEATABLE READ")
         self._each = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -179,6 +181,16 @@ _LOCK = sa.text("SELECT set_config('lock_timeout', :timeout, false), pg_advisory
 _LOCK_SHARED = sa.text("SELECT set_config('lock_timeout', :timeout, false), pg_advisory_lock_shared(:key)")
 _UNLOCK = sa.text("SELECT pg_advisory_unlock(:key)")
 _UNLOCK_SHARED = sa.text("SELECT pg_advisory_unlock_shared(:key)")
+
+
+def _await_commits(connection: Any, _record: object) -> None:
+    """Have commits wait for the log: a server that is told not to would lose what was acknowledged."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) "
+            "WHERE current_setting('synchronous_commit') = 'off'"
+        )
+    connection.commit()
 
 
 def lock_key(purpose: str, name: str) -> int:

@@ -113,6 +113,13 @@ def look_at_database(visit: Visit) -> Finding:
     """The data database answers, at the newest revision."""
     with visit.database.read() as connection:
         count = connection.scalar(sa.select(sa.func.count()).select_from(tenants))
+        if visit.database.is_shared and connection.scalar(sa.text("SHOW fsync")) == "off":
+            return Finding(
+                "warning",
+                "the server does not wait for its disk (fsync is off): a power cut may lose what was "
+                "acknowledged, forget requests among it, or leave the database unreadable",
+                "ALTER SYSTEM SET fsync = on, and restart the server",
+            )
     return Finding("ok", f"at the newest revision, {count} tenants")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
@@ -31,6 +32,8 @@ from service.tracing import span
 
 FOLD, COMPACT, FORGET, REBUILD = "fold", "compact", "forget", "rebuild"
 INGEST_BATCH = 64
+RECORD_PAUSES = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Seconds between tries to write down that a job failed."""
 
 log = structlog.get_logger()
 
@@ -93,7 +96,15 @@ class Work:
         for job in jobs:
             jobs_total.labels(job.kind, "failed").inc()
         log.warning("job failed", job_ids=[job.id for job in jobs], error=type(error).__name__)
-        self.kernel.jobs.fail(jobs, _problem(error), retry=isinstance(error, UnavailableError))
+        retry = isinstance(error, UnavailableError)
+        fail = partial(self.kernel.jobs.fail, jobs, _problem(error), retry=retry)
+        for pause in RECORD_PAUSES:
+            try:
+                return fail()
+            except UnavailableError:
+                # A database that starts anew is back in a moment, the lease is not.
+                time.sleep(pause)
+        return fail()
 
     def _queue(self, tenant_id: TenantId, kind: str) -> JobId | None:
         with self.kernel.database.write(alone=tenant_id) as connection:

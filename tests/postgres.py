@@ -39,8 +39,11 @@ class Server:
             connection.execute(sa.text(statement))
 
     def hurry(self) -> None:
-        """Do not wait for the disk: what these databases hold need not survive the machine."""
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        """Do not wait for the disk: what these databases hold need not survive the machine.
+
+        Commits still wait for the kernel to have the log, so that they survive the death of the server.
+        """
+        for setting in ("fsync", "full_page_writes"):
             self._do(f"ALTER SYSTEM SET {setting} = off")
         self._do("SELECT pg_reload_conf()")
 

@@ -28,6 +28,12 @@ def encoder(model_folder: Path) -> TextEncoder:
     return TextEncoder(model_folder, name="tiny", threads=1)
 
 
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is away here does not come back by waiting."""
+    monkeypatch.setattr("service.work.RECORD_PAUSES", ())
+
+
 @pytest.fixture
 def world(tmp_path: Path, encoder: TextEncoder) -> Iterator[World]:
     opened = open_world(tmp_path / "data", encoder)

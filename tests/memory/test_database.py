@@ -86,6 +86,21 @@ def test_a_read_sees_one_state_to_its_end(database: Database) -> None:
         assert total(after) == 1
 
 
+def test_commits_wait_for_the_log_although_the_server_is_told_not_to(postgres: Server) -> None:
+    with postgres.database() as url:
+        engine = sa.create_engine(sa.make_url(url))
+        with engine.begin() as connection:
+            name = connection.scalar(sa.text("SELECT current_database()"))
+            connection.execute(sa.text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
+        engine.dispose()
+        database = connect(url)
+        with database.write() as connection:
+            assert connection.scalar(sa.text("SHOW synchronous_commit")) == "on"
+        with database.read() as connection:
+            assert connection.scalar(sa.text("SHOW synchronous_commit")) == "on"
+        database.close()
+
+
 def test_commits_are_on_disk_in_full(sqlite: Database) -> None:
     """WAL with FULL synchronisation: what was acknowledged survives the loss of power."""
     with sqlite.read() as connection:

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from api.cli import app
 from embedding.encoder import TextEncoder
+from memory.database import connect
 from service import doctor
 from service.settings import Settings
 from service.views import Scope
+from service.wiring import load_root_key
+from tests.postgres import Server
 from tests.service.harness import TENANT, House
 from tests.tiny import build_tiny_encoder
 from workers.broker import EmbeddedBroker
@@ -261,3 +265,15 @@ def test_the_command_exits_with_1_and_prints_json(patient: Patient, monkeypatch:
     assert "dump.sql" in told.stdout
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert [one["check"] for one in found["checks"] if one["state"] == "broken"] == ["files"]
+
+
+def test_a_server_that_does_not_wait_for_its_disk(postgres: Server, tmp_path: Path) -> None:
+    """The tests' own server is told not to, for speed; one that is given may be in order."""
+    with postgres.database("data") as data, postgres.database("keys") as keys:
+        settings = Settings(data=tmp_path, database_url=data, keys_url=keys)
+        load_root_key(tmp_path / "root.key")
+        (found,) = [one.finding for one in doctor.examine(settings) if one.check == "database"]
+        with connect(data).read() as connection:
+            waits = connection.scalar(sa.text("SHOW fsync")) == "on"
+        assert found.state == ("ok" if waits else "warning")
+        assert waits or "power cut" in found.detail
