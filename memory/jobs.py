@@ -21,8 +21,11 @@ from memory.tables import jobs
 from memory.values import JobId, JsonValue, TenantId
 
 LEASE_SECONDS = 120
-MAX_ATTEMPTS = 5
+MAX_CRASHES = 5
+"""So many workers may end while they are at a job."""
 BACKOFF_SECONDS = (1, 5, 30, 120)
+MAX_ATTEMPTS = 720
+"""What cannot be done now is tried again for about a day: an engine or a disk may be away that long."""
 FARTHEST_US = 2 * max(LEASE_SECONDS, *BACKOFF_SECONDS) * 1_000_000
 """No pause and no lease ends farther ahead, not even by the clock of another host that is minutes ahead."""
 NEVER_GIVEN_UP = frozenset({"forget"})
@@ -47,6 +50,8 @@ class Job:
     error: Mapping[str, JsonValue] | None
     created_us: int
     lease_token: str | None = None
+    crashes: int = 0
+    """How many workers ended while at it."""
 
 
 class Jobs:
@@ -80,6 +85,7 @@ class Jobs:
                         "status": job.status,
                         "progress": 0.0,
                         "attempts": 0,
+                        "crashes": 0,
                         "lease_until_us": 0,
                         "not_before_us": 0,
                         "created_us": now,
@@ -136,11 +142,12 @@ class Jobs:
         return claimed[0] if claimed else None
 
     def claim_batch(self, tenant_id: TenantId, kind: str, limit: int) -> list[Job]:
-        """Lease up to ``limit`` jobs of one kind and tenant that were never tried, oldest first.
+        """Lease up to ``limit`` jobs of one kind and tenant that ended no worker yet, oldest first.
 
-        One that ended its worker would otherwise take its batch with it again and again.
+        One that did would otherwise take its batch with it again and again.
         """
-        mine = sa.and_(jobs.c.tenant_id == tenant_id, jobs.c.kind == kind, jobs.c.attempts == 0)
+        innocent = sa.and_(jobs.c.status == "queued", jobs.c.crashes == 0)
+        mine = sa.and_(jobs.c.tenant_id == tenant_id, jobs.c.kind == kind, innocent)
         return self._claim(mine, limit)
 
     def claim_next(self) -> Job | None:
@@ -193,6 +200,7 @@ class Jobs:
                 .values(
                     status="running",
                     attempts=jobs.c.attempts + 1,
+                    crashes=_CRASHES,
                     lease_token=token,
                     lease_until_us=now + LEASE_SECONDS * 1_000_000,
                 )
@@ -203,8 +211,8 @@ class Jobs:
             return [_job(row) for row in rows]
 
     def _give_up(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
-        """Bury jobs that were claimed too often without ever coming to an end."""
-        hopeless = sa.and_(which, jobs.c.attempts >= MAX_ATTEMPTS, jobs.c.kind.not_in(sorted(NEVER_GIVEN_UP)))
+        """Bury jobs that ended too many workers."""
+        hopeless = sa.and_(which, _CRASHES >= MAX_CRASHES, jobs.c.kind.not_in(sorted(NEVER_GIVEN_UP)))
         connection.execute(
             jobs.update().where(hopeless).values(status="dead", lease_token=None, error=_ENDED_ITS_WORKER)
         )
@@ -261,7 +269,7 @@ class Jobs:
     def retry(self, connection: sa.Connection, job: Job) -> bool:
         """Queue a job that has ended without success once more; say whether it was such a one."""
         mine = (jobs.c.id == job.id) & jobs.c.status.in_(TO_RETRY)
-        again = {"status": "queued", "attempts": 0, "not_before_us": 0, "progress": 0.0}
+        again = {"status": "queued", "attempts": 0, "crashes": 0, "not_before_us": 0, "progress": 0.0}
         return connection.execute(jobs.update().where(mine).values(**again)).rowcount > 0
 
     def cancel(self, connection: sa.Connection, job: Job) -> bool:
@@ -297,7 +305,9 @@ class Jobs:
             for kind in sorted(NEVER_GIVEN_UP):
                 self.retry_failed(connection, kind)
             return connection.execute(
-                jobs.update().where(jobs.c.status == "running").values(status="queued", lease_token=None)
+                jobs.update()
+                .where(jobs.c.status == "running")
+                .values(status="queued", lease_token=None, crashes=_CRASHES)
             ).rowcount
 
     def count_open(self, tenant_id: TenantId | None = None) -> dict[str, int]:
@@ -335,10 +345,13 @@ class Jobs:
             )
 
 
+_CRASHES = jobs.c.crashes + sa.case((jobs.c.status == "running", 1), else_=0)
+"""A job that can be claimed although it runs has a worker that ended."""
+
 _ENDED_ITS_WORKER: dict[str, JsonValue] = {
     "type": "about:blank",
     "title": "WorkerLostError",
-    "detail": f"{MAX_ATTEMPTS} workers ended while at it, or did not come to an end",
+    "detail": f"{MAX_CRASHES} workers ended while at it, or did not come to an end",
 }
 
 
@@ -380,4 +393,5 @@ def _job(row: sa.Row[tuple[object, ...]]) -> Job:
         error=row.error,
         created_us=row.created_us,
         lease_token=row.lease_token,
+        crashes=row.crashes,
     )

@@ -113,6 +113,7 @@ jobs = sa.Table(
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("progress", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("crashes", sa.Integer, nullable=False),
     sa.Column("error", sa.JSON, nullable=True),
     sa.Column("lease_token", Id, nullable=True),
     sa.Column("lease_until_us", sa.BigInteger, nullable=False),

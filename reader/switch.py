@@ -79,6 +79,10 @@ class SwitchingReader:
     def _run(self) -> None:
         try:
             self._loaded = self._load()
-        except LetheError as error:
-            self._failure = error
-            _log.warning("language model not loaded, answering extractively", error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the edge of a thread, whose end nobody would notice
+            name = type(error).__name__
+            if isinstance(error, LetheError):
+                self._failure = error
+            else:
+                self._failure = UnavailableError(f"the language model cannot be loaded: {name}")
+            _log.warning("language model not loaded, answering extractively", error=name)

@@ -115,8 +115,8 @@ class Work:
 
     def _ingest_with_others(self, job: Job) -> None:
         """Ingest the claimed entry together with others of its tenant that are waiting."""
-        first = job.attempts == 1  # by itself, when it may have ended a worker before
-        others = self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1) if first else []
+        alone = job.crashes > 0  # it would take the others with it
+        others = [] if alone else self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1)
         batch = [job, *others]
         with self.leases.keep(others):
             error = _attempt(lambda: self._ingest(job.tenant_id, batch))

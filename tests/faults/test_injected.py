@@ -47,6 +47,7 @@ ELSEWHERE = {
     "retrieval/lexical.py write_lexical": "LexicalIndex.commit has the point",
     "memory/postgres.py read": "changes nothing",
     "memory/sqlite.py read": "changes nothing",
+    "memory/postgres.py _await_commits": "changes nothing",
 }
 """What needs no point, and why."""
 

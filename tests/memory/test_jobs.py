@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memory.errors import NotFoundError
-from memory.jobs import BACKOFF_SECONDS, LEASE_SECONDS, MAX_ATTEMPTS, Job
+from memory.jobs import BACKOFF_SECONDS, LEASE_SECONDS, MAX_ATTEMPTS, MAX_CRASHES, Job
 from memory.kernel import Kernel
 from tests.memory.harness import OTHER, TENANT, Ticks
 
@@ -110,17 +110,21 @@ def test_a_heartbeat_keeps_the_lease(kernel: Kernel) -> None:
     assert kernel.jobs.get(TENANT, job.id).progress == 0.5
 
 
-def test_what_is_retried_waits_longer_each_time_and_then_is_dead(kernel: Kernel) -> None:
+def test_what_is_retried_waits_longer_each_time_and_then_is_dead(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = len(BACKOFF_SECONDS) + 2
+    monkeypatch.setattr("memory.jobs.MAX_ATTEMPTS", most)
     (job,) = add(kernel, "e")
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    for attempt in range(1, most + 1):
         mine = kernel.jobs.claim(job.id)
         assert mine is not None
         assert mine.attempts == attempt
         kernel.jobs.fail([mine], {"title": "away"}, retry=True)
-        if attempt == MAX_ATTEMPTS:
+        if attempt == most:
             break
         assert status(kernel, job) == "queued"
-        ticks(kernel).pass_seconds(BACKOFF_SECONDS[attempt - 1] - 0.001)
+        ticks(kernel).pass_seconds(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS)) - 1] - 0.001)
         assert kernel.jobs.claim(job.id) is None
         assert kernel.jobs.list_due(5) == []
         ticks(kernel).pass_seconds(0.001)
@@ -142,15 +146,30 @@ def test_what_is_not_retried_has_failed_at_once(kernel: Kernel) -> None:
 
 
 def test_a_job_that_ends_its_workers_is_dead_and_a_forget_never_is(kernel: Kernel) -> None:
-    """A worker that is killed says nothing: only the number of claims tells."""
+    """A worker that is killed says nothing: only that its lease ran out tells."""
     (poison,), (forget,) = add(kernel, "e"), add(kernel, "f", kind="forget", tenant=OTHER)
-    for _ in range(MAX_ATTEMPTS + 3):
+    for _ in range(MAX_CRASHES + 3):
         kernel.jobs.claim(poison.id)
         assert kernel.jobs.claim(forget.id) is not None
         ticks(kernel).pass_seconds(LEASE_SECONDS + 1)
     dead = kernel.jobs.get(TENANT, poison.id)
-    assert (dead.status, dead.attempts) == ("dead", MAX_ATTEMPTS)
+    assert (dead.status, dead.attempts) == ("dead", MAX_CRASHES)
     assert dead.error is not None and "workers ended while at it" in str(dead.error["detail"])
+
+
+def test_what_waits_for_an_engine_for_hours_is_not_given_up_and_goes_with_others(kernel: Kernel) -> None:
+    """An outage passes through all that is queued many times; a worker that ends then is no reason, either."""
+    add(kernel, "a", "b")
+    for _ in range(MAX_CRASHES * 3):
+        kernel.jobs.fail(kernel.jobs.claim_batch(TENANT, "ingest", 9), {"title": "away"}, retry=True)
+        ticks(kernel).pass_seconds(BACKOFF_SECONDS[-1] + 1)
+    first = kernel.jobs.claim_next()
+    assert first is not None and first.crashes == 0
+    assert len(kernel.jobs.claim_batch(TENANT, "ingest", 9)) == 1
+    ticks(kernel).pass_seconds(LEASE_SECONDS + 1)
+    again = kernel.jobs.claim_next()
+    assert again is not None and again.crashes == 1
+    assert BACKOFF_SECONDS[-1] * MAX_ATTEMPTS > 80_000, "about a day"
 
 
 def test_what_was_tried_before_takes_no_others_with_it(kernel: Kernel) -> None:

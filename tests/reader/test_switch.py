@@ -47,14 +47,17 @@ def test_it_answers_before_and_after_the_load():
     assert names(switch) == ["model 0", "model 1"]
 
 
-def test_a_failed_load_leaves_the_plain_reader():
+@pytest.mark.parametrize(
+    ("error", "told"), [(CorruptionError("not a model"), CorruptionError), (MemoryError(), UnavailableError)]
+)
+def test_a_failed_load_leaves_the_plain_reader_and_says_why(error, told):
     def load() -> Saying:
-        raise CorruptionError("not a model")
+        raise error
 
     switch = SwitchingReader(Saying("plain"), load)
     switch.start()
     assert not switch.wait(10)
-    assert isinstance(switch.failure, CorruptionError)
+    assert type(switch.failure) is told
     assert names(switch) == ["plain 0", "plain 1"]
 
 
