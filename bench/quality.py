@@ -228,6 +228,10 @@ class Offline:
         write_lexical(folder, entries)
         self.words = LexicalIndex(folder)
 
+    def matrices(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the vectors of all passages and of all questions."""
+        return self.vectors.rows(np.flatnonzero(self._passages)), np.array(list(self._queries.values()))
+
     # what retrieval.rank asks of a catalog
 
     def parents(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
