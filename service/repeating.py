@@ -22,11 +22,11 @@ class Repeating:
         """Begin; the first time is after the first pause."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End, and wait for what is under way."""
+    def stop(self, timeout_seconds: float | None = None) -> None:
+        """End, and wait for what is under way, not longer than told."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout_seconds)
 
     def _repeat(self) -> None:
         while not self._stopped.wait(self._seconds):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 from celery import Celery
 
-from memory.errors import UnavailableError
+from service.repeating import Repeating
 from workers.broker import EmbeddedBroker
 from workers.sender import Sender
 
@@ -47,7 +48,8 @@ class EmbeddedWorker(Sender):
         self._stall_seconds = stall_seconds
         self._controller: Any = None
         self._stopping = threading.Event()
-        self._running: list[threading.Thread] = []
+        self._consuming: threading.Thread | None = None
+        self._sweeping: Repeating | None = None
         self._busy = 0
         self._moved_at = 0.0
         self._guard = threading.Lock()
@@ -68,12 +70,12 @@ class EmbeddedWorker(Sender):
         assert self._app is not None
         self._stopping.clear()
         self._count(0)
-        self._running = [
-            threading.Thread(target=self._sweep, args=(list_due,), name="lethe-sweeper", daemon=True),
-            threading.Thread(target=self._work, args=(self._app,), name="lethe-worker", daemon=True),
-        ]
-        for thread in reversed(self._running):
-            thread.start()
+        self._consuming = threading.Thread(
+            target=self._work, args=(self._app,), name="lethe-worker", daemon=True
+        )
+        self._consuming.start()
+        self._sweeping = Repeating("sweeper", self._sweep_seconds, lambda: self._sweep(list_due))
+        self._sweeping.start()
 
     def _count(self, change: int) -> None:
         with self._guard:
@@ -107,20 +109,16 @@ class EmbeddedWorker(Sender):
         self._count(0)
 
     def _sweep(self, list_due: Callable[[int], Sequence[str]]) -> None:
-        while not self._stopping.wait(self._sweep_seconds):
-            due = list_due(SWEEP_LIMIT)
-            try:
-                if self._broker is not None and self._broker.ensure():
-                    self._restart()
-            except (UnavailableError, OSError) as error:
-                log.warning("broker does not start; trying again", error=type(error).__name__)
-                continue
-            if due and self._is_stalled():
-                self._restart()
-            for job_id in due:
-                self.wake(job_id)
-            if not due:
-                self._count(0)
+        """Have a broker that answers, a consumer that consumes, and a message for all that is due."""
+        if self._broker is not None and self._broker.ensure():
+            self._restart()
+        due = list_due(SWEEP_LIMIT)
+        if due and self._is_stalled():
+            self._restart()
+        for job_id in due:
+            self.wake(job_id)
+        if not due:
+            self._count(0)
 
     def _is_idle(self) -> bool:
         with self._guard:
@@ -135,16 +133,17 @@ class EmbeddedWorker(Sender):
         """End worker, sweeper and broker. Whoever may wait for running tasks has waited before."""
         self._stopping.set()
         patience = STOP_SECONDS if self._is_idle() else ABANDON_SECONDS
+        ending = [self._consuming] if self._consuming is not None else []
         if self._controller is not None:
             # In a thread of its own, for it waits for every task, however long that takes.
-            self._running.append(
-                threading.Thread(target=self._controller.stop, kwargs={"in_sighandler": False}, daemon=True)
-            )
-            self._running[-1].start()
-        for thread in self._running:
+            stop = partial(self._controller.stop, in_sighandler=False)
+            ending.append(threading.Thread(target=stop, daemon=True))
+            ending[-1].start()
+        if self._sweeping is not None:
+            self._sweeping.stop(patience)
+        for thread in ending:
             thread.join(timeout=patience)
-        self._running = []
-        self._controller = None
+        self._controller = self._consuming = self._sweeping = None
         super().stop()
         if self._broker is not None:
             self._broker.stop()

