@@ -24,6 +24,9 @@ from api.fenced import ABORT
 from api.problems import PROBLEM_MEDIA_TYPE, problem_body
 
 STOP_SECONDS = 10
+IDLE_SECONDS = 75
+"""Longer than clients and proxies (60 s in many) keep a connection, so that the end that asks closes it: else
+a request may be sent just when it is closed here, and be lost."""
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together, give or take what arrives at once."""
 
@@ -127,6 +130,7 @@ def server_of(
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=trusted_proxies,
             log_level="warning",
+            timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
         ),
         drain=app.state.drain,

@@ -15,6 +15,7 @@ from fake_lethe import FakeLethe
 import api.fenced
 from api.app import create_app
 from api.client import LetheClient
+from api.server import server_of
 from memory.errors import UnavailableError
 from service.views import Scope
 
@@ -322,3 +323,9 @@ def test_listings_and_counts_are_read_under_the_fence(lethe):
     for path in ("/v1/documents", "/v1/documents/s1", "/v1/memories", "/v1/stats"):
         assert http.get(path).status_code == 200
     assert held == [1, 1, 1, 1]
+
+
+def test_idle_connections_are_kept_longer_than_clients_and_proxies_keep_them() -> None:
+    """The side that asks has to be the one that closes: what is sent meanwhile is lost."""
+    server = server_of(create_app(FakeLethe()), host="127.0.0.1", port=0)
+    assert server.config.timeout_keep_alive > 60  # of httpx 5 s, of nginx and cloud balancers 60 s
