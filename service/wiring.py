@@ -61,7 +61,7 @@ def get_version() -> str:
 def upgrade_database(settings: Settings) -> dict[str, str | None]:
     """Bring both databases to the newest revision; return the revisions.
 
-    ``ConflictError`` where a newer release has been at work: nothing is changed then.
+    ``ConflictError`` for a database that a newer release has changed, which is left as it is.
     """
     settings.data.mkdir(parents=True, exist_ok=True)
     revisions: dict[str, str | None] = {}
