@@ -7,10 +7,13 @@ TORCH_INDEX ?=
 TORCH := torch==2.13.0
 # How many histories the twin test plays: make twin N=10000
 N ?= 10000
+# What `make bench-index` measures, and where it keeps vectors and built indexes, e.g. SIZES=100k,1m
+SIZES ?= 100k
+INDEXES ?= build/indexes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-load lock clean
+.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-hierarchy bench-growth bench-load bench-index lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,8 +64,27 @@ faults: setup-dev ## Inject every fault, kill every process; writes bench/result
 bench: setup-dev ## Measure; writes bench/results/main.json
 	$(BIN)/python -m bench.main
 
+bench-hierarchy: setup-dev ## Measure what the hierarchy brings and costs; writes bench/results/hierarchy.json
+	$(BIN)/python -m bench.hierarchy
+	$(BIN)/python -m bench.topics
+
+bench-growth: setup-dev ## Recall over HTTP at 10,000, 100,000 and a million passages; writes bench/results/growth.json
+	$(BIN)/python -m bench.growth --vectors $(INDEXES)/vectors
+
 bench-load: setup-dev ## Load it for ten minutes on SQLite and on PostgreSQL; writes bench/results/load.json
 	$(BIN)/python -m bench.load
+
+PEERS := .venv-peers
+
+$(PEERS)/.done: $(VENV)/.dev bench/requirements-peers.txt
+	@echo "==> Making $(PEERS), which sees $(VENV), for the peers"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/lethe.pth"
+	$(PEERS)/bin/pip install --no-deps -r bench/requirements-peers.txt
+	@touch $@
+
+bench-index: $(PEERS)/.done ## Measure the vector index beside its peers; SIZES=100k,1m,10m; writes bench/results/index.json
+	$(PEERS)/bin/python -m bench.index --vectors $(INDEXES)/vectors --built $(INDEXES)/built --sizes $(SIZES)
 
 lock: setup-dev ## Pin every dependency anew, with hashes
 	$(BIN)/pip install pip-tools
@@ -70,4 +92,4 @@ lock: setup-dev ## Pin every dependency anew, with hashes
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --allow-unsafe -o requirements-dev.lock requirements-dev.in
 
 clean: ## Remove what was made, but not data or models
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .hypothesis build *.egg-info

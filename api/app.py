@@ -19,6 +19,7 @@ from api import (
     jobs,
     keys,
     memories,
+    nodes,
     openapi,
     operations,
     problems,
@@ -74,7 +75,7 @@ def create_app(
     app.state.fenced_threads = CapacityLimiter(FENCED_THREADS)
     app.state.polling_threads = CapacityLimiter(POLLING_THREADS)
     problems.install(app)
-    for feature in (documents, memories, recall, answer, forget, jobs, keys, tenants, operations):
+    for feature in (documents, memories, recall, nodes, answer, forget, jobs, keys, tenants, operations):
         app.include_router(feature.router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
     app.add_middleware(RateFields)

@@ -18,6 +18,7 @@ from api import (
     cli_models,
     cli_operations,
     cli_serve,
+    cli_topics,
 )
 from api.terminal import errors
 from memory.errors import ForbiddenError, LetheError, UnavailableError
@@ -60,6 +61,7 @@ app.command("serve")(cli_serve.serve)
 app.command("ingest")(cli_ingest.ingest)
 app.command("ask")(cli_memory.ask)
 app.command("recall")(cli_memory.recall)
+app.command("topics")(cli_topics.topics)
 app.command("forget")(cli_memory.forget)
 app.command("verify")(cli_operations.verify)
 app.command("status")(cli_operations.status)

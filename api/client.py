@@ -19,6 +19,7 @@ from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Unpack, cast
 import httpx2
 import orjson
 
+from api.node_replies import NodeReply, TopicPage, TopicReply
 from api.replies import (
     AnswerReply,
     ClaimEvent,
@@ -234,6 +235,15 @@ class LetheClient:
         """Find the passages that a query is about."""
         body = _json({"query": query, "limit": limit, "filter": filter, "as_of": as_of})
         return cast(RecallReply, self._send("POST", "/v1/recall", idempotent=True, **body))
+
+    def iter_topics(self, *, level: int | None = None) -> Iterator[TopicReply]:
+        """Yield the topics of one level, or those at the top, fetching pages as needed."""
+        for page in self._iter_pages("/v1/topics", 200, level=level):
+            yield from cast(TopicPage, page)["items"]
+
+    def get_node(self, node_id: str, *, limit: int = 50, cursor: str | None = None) -> NodeReply:
+        """Return a topic, a source or a section with a page of its children."""
+        return cast(NodeReply, self._get(f"/v1/nodes/{node_id}", limit=limit, cursor=cursor))
 
     def answer(
         self,

@@ -29,6 +29,7 @@ EXAMPLE = {
             "span": {"start": 0, "end": 34, "heading": "Opening hours"},
             "subjects": ["adeyemi"],
             "metadata": {"team": "harbour"},
+            "duplicates": ["7f30.2"],
         }
     ],
 }

@@ -118,7 +118,7 @@ class SpanReply(TypedDict):
 
 
 class HitReply(TypedDict):
-    """One passage found."""
+    """One passage found. ``duplicates``: ids of the passages nearly the same that it stands for, up to 20."""
 
     passage_id: str
     source_id: str
@@ -130,6 +130,7 @@ class HitReply(TypedDict):
     span: SpanReply
     subjects: list[str]
     metadata: dict[str, Any]
+    duplicates: list[str]
 
 
 class RecallReply(TypedDict):
@@ -311,6 +312,7 @@ def recall_reply(recalled: Recalled) -> RecallReply:
                 span=span_reply(hit.span),
                 subjects=list(hit.subjects),
                 metadata=dict(hit.metadata),
+                duplicates=[passage_id for passage_id, _ in hit.duplicates],
             )
             for hit in recalled.hits
         ],

@@ -67,9 +67,12 @@ def describe_machine() -> Figures:
 
 def describe_run() -> Figures:
     """Return when and how a section is being measured. The load says how idle the machine was."""
+    spec = sys.modules["__main__"].__spec__
+    # Where a machine keeps its files is nobody else's business.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", "bench.main", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", spec.name if spec else "bench", *words]),
         "load_average_1m": round(os.getloadavg()[0], 2),
     }
 

@@ -109,7 +109,7 @@ def _measure(section: str, sizes: Sizes, options: argparse.Namespace, progress: 
     run: Figures = {"run": describe_run()}
     if section == "ingest":
         return run | ingest.measure(
-            _encoder(options.threads),
+            load_bench_encoder(options.threads),
             documents=sizes.ingest_documents,
             runs=sizes.ingest_runs,
             singles=sizes.single_documents,
@@ -118,7 +118,7 @@ def _measure(section: str, sizes: Sizes, options: argparse.Namespace, progress: 
         )
     if section == "quality":
         return run | found.measure(
-            _encoder(options.threads),
+            load_bench_encoder(options.threads),
             sets=sizes.sets,
             queries=sizes.queries,
             threads=options.threads,
@@ -151,7 +151,8 @@ def keep(path: Path, section: str, figures: Mapping[str, object]) -> None:
     partial.replace(path)
 
 
-def _encoder(threads: int) -> TextEncoder:
+def load_bench_encoder(threads: int) -> TextEncoder:
+    """Return the encoder that a service would use."""
     settings = Settings.model_validate({})
     folder = ModelStore(settings.models_cache).get(settings.embedder)
     return TextEncoder(folder, name=settings.embedder, threads=threads)

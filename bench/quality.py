@@ -29,12 +29,12 @@ from embedding.encoder import TextEncoder
 from embedding.models import ModelStore, default_cache
 from memory.ports import Encoder
 from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, JsonValue
+from retrieval.faiss_vectors import FlatVectors
 from retrieval.hierarchy import fold_nodes, unit
 from retrieval.lexical import LexicalIndex, LexicalRow, write_lexical
-from retrieval.rank import Question, rank
+from retrieval.rank import Question, Ranked, rank
 from retrieval.segments import as_stored
 from retrieval.titles import Titles
-from retrieval.vectors import FlatVectors
 from sources.parse import SourceParser
 
 Search = Callable[[str, int], Sequence[str]]
@@ -237,11 +237,20 @@ class Offline:
     def parents(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return self._parent[passages]
 
+    def neighbours(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        beside = np.stack([passages - 1, passages + 1], axis=1)
+        outside = (beside < 0) | (beside >= len(self._owner))
+        same = self._owner[np.where(outside, 0, beside)] == self._owner[passages][:, None]
+        return np.where(same & ~outside, beside, -1)
+
     def sources(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return self._owner[passages]
 
     def passages_under(self, node: int) -> npt.NDArray[np.int64]:
         return self._under[node]
+
+    def sizes(self, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.array([len(self._under[node]) for node in nodes.tolist()], np.int64)
 
     def passages_of(self, source: int) -> npt.NDArray[np.int64]:
         return np.flatnonzero(self._owner == source)
@@ -280,23 +289,29 @@ class Offline:
 
     def lethe(self, query: str, limit: int) -> list[str]:
         """What the service's recall does."""
-        return self._ranked(query, limit, ~self._passages)
+        return [self.ids[hit.source] for hit in self.rank(query, limit, hierarchy=True)]
 
     def lethe_flat(self, query: str, limit: int) -> list[str]:
         """The same with the hierarchy turned off."""
-        return self._ranked(query, limit, None)
+        return [self.ids[hit.source] for hit in self.rank(query, limit, hierarchy=False)]
 
-    def _ranked(self, query: str, limit: int, nodes: npt.NDArray[np.bool_] | None) -> list[str]:
-        found = rank(
+    def rank(self, query: str, limit: int, *, hierarchy: bool) -> list[Ranked]:
+        """Return passages as the service's recall ranks them."""
+        return rank(
             Question(query, self._queries[query]),
             vectors=self.vectors,
             words=self.words,
             catalog=self,
             limit=limit,
             passages=self._passages,
-            nodes=nodes,
+            nodes=~self._passages if hierarchy else None,
         )
-        return [self.ids[hit.source] for hit in found]
+
+    def messages(self, key: int) -> tuple[str, ...]:
+        """Return the ids of the messages a passage is made of."""
+        source = int(self._owner[key])
+        first = int(np.searchsorted(self._owner, source))
+        return self._parsed[source].passages[key - first].messages
 
     def _documents(self, keys: npt.NDArray[np.int64]) -> list[str]:
         return [self.ids[self._owner[key]] for key in keys.tolist()]

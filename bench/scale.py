@@ -50,7 +50,7 @@ def measure(
             held = service.client.stats()["passages"]
             task = progress.add_task(f"fill to {size:,} passages", total=size, completed=held)
             fresh = documents[posted : posted + size - held]
-            seconds = service.remember(fresh, partial(_show, progress, task))
+            seconds = service.remember(fresh, partial(show, progress, task))
             posted += len(fresh)
             settled = service.wait_for()
             progress.remove_task(task)
@@ -69,7 +69,8 @@ def measure(
             told(by_size)
 
 
-def _show(progress: Progress, task: TaskID, passages: int) -> None:
+def show(progress: Progress, task: TaskID, passages: int) -> None:
+    """Show how many passages are there by now."""
     progress.update(task, completed=passages)
 
 
@@ -84,7 +85,7 @@ def _latency(
     before = service.stage_totals("recall")
     alone = []
     for _ in range(rounds):
-        alone.append([_timed_recall(service, question) for question in asked])
+        alone.append([timed_recall(service, question) for question in asked])
         progress.advance(task)
     after = service.stage_totals("recall")
     together, rates = [], []
@@ -99,7 +100,7 @@ def _latency(
     return {
         "one_client": latency(alone),
         f"{CLIENTS}_clients": latency(together) | {"recalls_per_second": spread(rates, digits=1)},
-        "one_client_mean_ms": _mean_stages(before, after, alone),
+        "one_client_mean_ms": mean_stages(before, after, alone),
         "resident_mib": memory,
         "resident_mib_after_restart": service.resident_mib(),
         "data_folder_mib": service.disk_mib(),
@@ -108,13 +109,14 @@ def _latency(
     }
 
 
-def _timed_recall(service: Service, question: str) -> float:
+def timed_recall(service: Service, question: str) -> float:
+    """Return how many seconds a recall takes."""
     started = time.perf_counter()
     service.client.recall(question)
     return time.perf_counter() - started
 
 
-def _mean_stages(before: StageTotals, after: StageTotals, rounds: Sequence[Sequence[float]]) -> Figures:
+def mean_stages(before: StageTotals, after: StageTotals, rounds: Sequence[Sequence[float]]) -> Figures:
     """Return where the mean recall's time went; ``outside`` is HTTP, both sides of it, and the last check."""
     count = sum(len(times) for times in rounds)
     whole = 1000 * sum(sum(times) for times in rounds) / count

@@ -34,7 +34,7 @@ Told = Callable[[int], None]
 
 
 class Service:
-    """Runs from ``with`` to its end; the data folder goes with it."""
+    """Runs from ``with`` to its end; the data folder goes then, or with ``discard`` if it ``keeps`` it."""
 
     def __init__(
         self,
@@ -43,7 +43,9 @@ class Service:
         threads: int,
         command: Literal["serve", "api"] = "serve",
         settings: Mapping[str, str] | None = None,
+        keeps: bool = False,
     ) -> None:
+        self._keeps = keeps
         self._scratch = tempfile.TemporaryDirectory(prefix="lethe-bench-")
         self.data = Path(self._scratch.name) / "data"
         self._log = Path(self._scratch.name) / "serve.log"
@@ -56,6 +58,7 @@ class Service:
         }
         self._process: subprocess.Popen[bytes] | None = None
         self.client: LetheClient
+        self.started_in = 0.0
 
     def __enter__(self) -> Service:
         self.start()
@@ -67,6 +70,11 @@ class Service:
         if error is not None:
             sys.stderr.write(f"\nthe service's log ends:\n{self.log_tail()}\n")
         self.stop()
+        if not self._keeps:
+            self._scratch.cleanup()
+
+    def discard(self) -> None:
+        """Delete the data folder of a service that keeps it."""
         self._scratch.cleanup()
 
     def start(self) -> float:
@@ -79,9 +87,9 @@ class Service:
                 if self._process.poll() is not None or time.perf_counter() - started > READY_SECONDS:
                     raise UnavailableError(f"lethe {self._command} did not start:\n{self.log_tail()}")
                 time.sleep(0.02)
-        seconds = time.perf_counter() - started
+        self.started_in = time.perf_counter() - started
         self.client = self.connect()
-        return seconds
+        return self.started_in
 
     def run(self, command: str, *options: str) -> subprocess.Popen[bytes]:
         """Start a command of ``lethe`` on the same data and settings; its output goes to the same log."""
@@ -147,9 +155,10 @@ class Service:
             for stage, total in totals.items()
         }
 
-    def disk_mib(self) -> float:
-        """Return the size of everything in the data folder."""
-        return round(sum(path.stat().st_size for path in self.data.rglob("*") if path.is_file()) / 2**20, 1)
+    def disk_mib(self, part: str = ".") -> float:
+        """Return the size of everything in the data folder, or in a part of it; of linked files, once."""
+        held = {stat.st_ino: stat.st_size for path in (self.data / part).rglob("*") if (stat := path.stat())}
+        return round(sum(held.values()) / 2**20, 1)
 
     def log_tail(self) -> str:
         """Return the last lines the service wrote."""

@@ -42,9 +42,9 @@ def read_questions(count: int, data: Path = DATA) -> list[str]:
     return random.Random(12).sample(questions, count)
 
 
-def short_documents(count: int, data: Path = DATA) -> list[DocumentFields]:
-    """Return that many different one-passage texts; the first ones are sentences as they were written."""
-    sentences = list(
+def read_sentences(data: Path = DATA) -> list[str]:
+    """Return the different sentences of all sets, the same ones in the same order every time."""
+    return list(
         dict.fromkeys(
             sentence
             for document in read_documents(data)
@@ -53,6 +53,11 @@ def short_documents(count: int, data: Path = DATA) -> list[DocumentFields]:
             )
         )
     )
+
+
+def short_documents(count: int, data: Path = DATA) -> list[DocumentFields]:
+    """Return that many different one-passage texts; the first ones are sentences as they were written."""
+    sentences = read_sentences(data)
     texts = list(islice(dict.fromkeys(_with_shifted(sentences)), count))
     if len(texts) < count:
         raise ValueError(f"{len(sentences)} sentences give {len(texts)} texts, fewer than {count}")

@@ -21,6 +21,7 @@ Codes = npt.NDArray[np.uint8]
 """Packed sign bits, shape (rows, ceil(dimension / 8)); the bits beyond the dimension are zero."""
 
 ROUNDS = 4
+_BLOCK = 256
 
 
 def rotate(vectors: Vectors) -> Vectors:
@@ -29,12 +30,10 @@ def rotate(vectors: Vectors) -> Vectors:
     A transform needs a power of two: in other dimensions it takes head and tail by turns, overlapping.
     """
     dimension = vectors.shape[1]
-    width = 1 << (dimension.bit_length() - 1)
-    rotated = np.array(vectors, dtype=np.float32, order="C")
-    for number, signs in enumerate(_signs(dimension)):
-        rotated *= signs
-        start = 0 if number % 2 == 0 else dimension - width
-        rotated[:, start : start + width] = _hadamard(rotated[:, start : start + width])
+    rotated = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        rotated[block] = _rotated(np.ascontiguousarray(vectors[block].T, np.float32), dimension).T
     return rotated
 
 
@@ -68,12 +67,28 @@ def _signs(dimension: int) -> Vectors:
     return np.where(odd, -1, 1).astype(np.float32)
 
 
-def _hadamard(block: Vectors) -> Vectors:
-    """Return the rows' orthonormal Walsh-Hadamard transform; their length is a power of two."""
-    rows, width = block.shape
+def _rotated(columns: Vectors, dimension: int) -> Vectors:
+    """Rotate columns, shape (dimension, columns): side by side they are added whole, and stay in cache."""
+    width = 1 << (dimension.bit_length() - 1)
+    rotated = columns.copy()
+    for number, signs in enumerate(_signs(dimension)):
+        rotated *= signs[:, None]
+        start = 0 if number % 2 == 0 else dimension - width
+        block = rotated[start : start + width]
+        block[:] = _hadamard(block)
+    return rotated
+
+
+def _hadamard(columns: Vectors) -> Vectors:
+    """Return the columns' orthonormal Walsh-Hadamard transform; their length is a power of two."""
+    width = len(columns)
+    here, there = columns.copy(), np.empty_like(columns)
     half = 1
     while half < width:
-        pairs = block.reshape(rows, width // (2 * half), 2, half)
-        block = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2)
+        pairs = here.reshape(width // (2 * half), 2, half, -1)
+        made = there.reshape(pairs.shape)
+        np.add(pairs[:, 0], pairs[:, 1], out=made[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=made[:, 1])
+        here, there = there, here
         half *= 2
-    return block.reshape(rows, width) * np.float32(width**-0.5)
+    return here * np.float32(width**-0.5)

@@ -7,7 +7,7 @@ An entry belongs to a source; the versions of a source are its entries in the or
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -201,12 +201,18 @@ def _entry_row(row: Any) -> EntryRow:
 
 
 def _header_json(content: Content) -> dict[str, JsonValue]:
-    attributes = content.attributes
-    occurred_at = attributes.occurred_at
-    return {
+    about: dict[str, JsonValue] = {
         "kind": content.kind,
         "media_type": content.media_type,
         "filename": content.filename,
+    }
+    return about | attributes_json(content.attributes)
+
+
+def attributes_json(attributes: Attributes) -> dict[str, JsonValue]:
+    """Return attributes as JSON that ``read_attributes`` takes."""
+    occurred_at = attributes.occurred_at
+    return {
         "title": attributes.title,
         "external_id": attributes.external_id,
         "subjects": list(attributes.subjects),
@@ -220,8 +226,13 @@ def _header_json(content: Content) -> dict[str, JsonValue]:
 
 def _open_header(opener: Opener, row: Any) -> Header:
     value = orjson.loads(opener.open(row.id, f"header:{row.id}", row.header))
+    return Header(value["kind"], value["media_type"], value["filename"], read_attributes(value))
+
+
+def read_attributes(value: Mapping[str, Any]) -> Attributes:
+    """Return attributes from their JSON; what else stands in it is passed over."""
     occurred_at = value["occurred_at"]
-    attributes = Attributes(
+    return Attributes(
         title=value["title"],
         external_id=value["external_id"],
         subjects=tuple(value["subjects"]),
@@ -231,4 +242,3 @@ def _open_header(opener: Opener, row: Any) -> Header:
         run_id=value["run_id"],
         occurred_at=None if occurred_at is None else datetime.fromisoformat(occurred_at),
     )
-    return Header(value["kind"], value["media_type"], value["filename"], attributes)

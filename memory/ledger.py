@@ -139,6 +139,35 @@ def list_artifacts(
     return [(ArtifactName(row.name), row.sealed_under) for row in rows]
 
 
+def list_links(
+    connection: sa.Connection,
+    tenant_id: TenantId,
+    recipe: str,
+    *,
+    over: str | None = None,
+    below: str | None = None,
+) -> list[tuple[ArtifactName, str]]:
+    """Return (artifact, input) of the edges from what a recipe made.
+
+    With ``below`` those to that one input, with ``over`` those from that artifact, else those to what the
+    same recipe made.
+    """
+    made = artifacts.alias("made")
+    mine = (edges.c.tenant_id == tenant_id) & (made.c.recipe == recipe) & (made.c.tenant_id == tenant_id)
+    query = sa.select(edges.c.artifact, edges.c.input).join(made, made.c.name == edges.c.artifact).where(mine)
+    if below is not None:
+        query = query.where(edges.c.input == below)
+    elif over is not None:
+        query = query.where(edges.c.artifact == over)
+    else:
+        inner = artifacts.alias("inner")
+        query = query.join(inner, inner.c.name == edges.c.input).where(
+            inner.c.recipe == recipe, inner.c.tenant_id == tenant_id
+        )
+    rows = connection.execute(query.order_by(edges.c.artifact, edges.c.input))
+    return [(ArtifactName(row.artifact), row.input) for row in rows]
+
+
 def find_closure(connection: sa.Connection, tenant_id: TenantId, roots: Collection[str]) -> set[ArtifactName]:
     """Return every artifact that any of the roots went into, however indirectly."""
     closure: set[ArtifactName] = set()

@@ -1,4 +1,4 @@
-"""Drop near-duplicates from a ranking, keeping the best of each.
+"""Gather near-duplicates in a ranking, so that the best of each stands for the others.
 
 Two texts are near-duplicates when they share nearly all runs of three words and agree in every number and
 negation: templates that differ in a date or an amount, or a claim and its denial, are different texts
@@ -21,20 +21,29 @@ _NEGATIONS = frozenset(
 )
 
 
-def distinct(texts: Sequence[str], *, limit: int | None = None) -> list[int]:
-    """Return the indexes of the texts to keep, in order, at most ``limit``. Earlier texts win."""
-    kept: list[int] = []
+def distinct(texts: Sequence[str], *, limit: int | None = None) -> list[tuple[int, ...]]:
+    """Return the indexes of the texts to keep, in order, at most ``limit``, each with its near-duplicates.
+
+    A text belongs to the first kept one that it is a near-duplicate of; earlier texts win.
+    """
+    groups: list[list[int]] = []
     seen: list[tuple[frozenset[tuple[str, ...]], frozenset[str]]] = []
     for index, text in enumerate(texts):
-        if limit is not None and len(kept) >= limit:
-            break
         words = [word.casefold() for word in _WORD.findall(text)]
         runs = frozenset(tuple(words[at : at + _RUN]) for at in range(max(1, len(words) - _RUN + 1)))
         telling = frozenset(word for word in words if _tells(word))
-        if not any(telling == other and _jaccard(runs, known) >= SIMILAR for known, other in seen):
-            kept.append(index)
+        same = (
+            at
+            for at, (known, other) in enumerate(seen)
+            if telling == other and _jaccard(runs, known) >= SIMILAR
+        )
+        place = next(same, None)
+        if place is not None:
+            groups[place].append(index)
+        elif limit is None or len(groups) < limit:
+            groups.append([index])
             seen.append((runs, telling))
-    return kept
+    return [tuple(group) for group in groups]
 
 
 def _tells(word: str) -> bool:

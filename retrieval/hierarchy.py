@@ -1,18 +1,16 @@
-"""Inner nodes: passage → section → source → topic, as pure functions of what is there now.
+"""Inner nodes of one source: passage → section → source, as pure functions of what is there now.
 
 A node's vector is the normalised sum of its passages' vectors. Sums are int64 over quantized vectors: they
-do not depend on order, and taking a member out is exact subtraction. Topics gather sources around leaders
-chosen by a hash of their content, so that the same sources give the same topics whatever came and went, and
-one more source moves few. Nothing here knows ids' meaning, stores or models.
+do not depend on order, and taking a member out is exact subtraction. Nothing here knows ids' meaning, stores
+or models; what lies above sources is ``retrieval.topics``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +30,6 @@ SCALE = 1 << 14
 
 SUMMARY_SENTENCES = 3
 SUMMARY_CHARACTERS = 600
-FAN_OUT_BITS = 4
-"""A source leads a topic of level ``n`` when its hash starts with ``4 n`` zero bits: 16 members on average.
-"""
-
-_MOST_LEVELS = 8
 _WORD = re.compile(r"[^\W_]+")
 _STOPPED = frozenset(STOP_WORDS)
 
@@ -53,19 +46,6 @@ class Node:
     passages: tuple[int, ...]
     total: Sum
     summary: tuple[Span, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Topic:
-    """Sources that lie nearest to one leader. Above level 1 members are the leaders of topics below.
-
-    ``total`` sums the members' quantized unit vectors (above level 1: their topics' totals).
-    """
-
-    level: int
-    leader: str
-    members: tuple[str, ...]
-    total: Sum
 
 
 def quantize(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
@@ -149,74 +129,3 @@ def summarise(parsed: Parsed, passages: Sequence[int]) -> tuple[Span, ...]:
 
 def _worth(words: frozenset[str], counts: Counter[str], length: int) -> float:
     return round(math.fsum(math.log(counts[word]) + 0.1 for word in words) / math.sqrt(length + 4), 9)
-
-
-def build_topics(sources: Mapping[str, tuple[bytes, Sum]]) -> list[Topic]:
-    """Return the topics over sources (id → content hash, node sum), level by level, leaders in hash order.
-
-    The result is a function of the mapping alone. Whether a source leads depends on its own content; each
-    source belongs to the leader it is most similar to, equal similarity going to the smaller hash.
-    """
-    order = sorted(sources, key=lambda source_id: (_rank(sources[source_id][0]), source_id))
-    if len(order) < 2:
-        return []
-    ranks = {source_id: _rank(sources[source_id][0]) for source_id in order}
-    units = {source_id: quantize(unit(sources[source_id][1])) for source_id in order}
-    totals = units
-    topics: list[Topic] = []
-    members = order
-    for level in range(1, _MOST_LEVELS + 1):
-        leaders = _leaders(members, ranks, level)
-        cells = _assign(members, leaders, units)
-        above: dict[str, Sum] = {
-            leader: np.array([totals[member] for member in cell], dtype=np.int64).sum(axis=0)
-            for leader, cell in cells.items()
-        }
-        topics.extend(Topic(level, leader, tuple(cells[leader]), above[leader]) for leader in leaders)
-        if len(leaders) == 1:
-            break
-        members, totals = leaders, above
-    return topics
-
-
-def central_members(
-    topic: Topic, units: Mapping[str, Sum], count: int = SUMMARY_SENTENCES
-) -> tuple[str, ...]:
-    """Return the members nearest to a topic's centre, nearest first: their summaries stand for the topic.
-
-    ``units`` gives each member's sum. Equal nearness keeps the order of ``topic.members``.
-    """
-    centre = quantize(unit(topic.total)).astype(np.float64)
-    near = [float(quantize(unit(units[member])).astype(np.float64) @ centre) for member in topic.members]
-    order = sorted(range(len(near)), key=lambda at: (-near[at], at))
-    return tuple(topic.members[at] for at in order[:count])
-
-
-def _rank(content_hash: bytes) -> int:
-    """Return a uniform 64-bit number for a content: hashed once more, whatever hash the caller uses."""
-    return int.from_bytes(hashlib.sha256(b"lethe topic leader\0" + content_hash).digest()[:8], "big")
-
-
-def _leaders(members: Sequence[str], ranks: Mapping[str, int], level: int) -> list[str]:
-    """Return the members that lead at ``level``, at least one; of equal contents, one speaks for all."""
-    below = 1 << max(0, 64 - FAN_OUT_BITS * level)
-    leaders: list[str] = []
-    for member in members:
-        is_new = not leaders or ranks[member] != ranks[leaders[-1]]
-        if is_new and (not leaders or ranks[member] < below):
-            leaders.append(member)
-    return leaders
-
-
-def _assign(members: Sequence[str], leaders: Sequence[str], units: Mapping[str, Sum]) -> dict[str, list[str]]:
-    """Give each member to its most similar leader. All numbers are whole and below 2**53: exact."""
-    centres = np.array([units[leader] for leader in leaders], dtype=np.float64)
-    cells: dict[str, list[str]] = {leader: [] for leader in leaders}
-    own = {leader: at for at, leader in enumerate(leaders)}
-    for start in range(0, len(members), 1024):
-        chunk = members[start : start + 1024]
-        rows = np.array([units[member] for member in chunk], dtype=np.float64)
-        nearest = np.argmax(rows @ centres.T, axis=1)
-        for member, at in zip(chunk, nearest.tolist(), strict=True):
-            cells[leaders[own.get(member, at)]].append(member)
-    return cells

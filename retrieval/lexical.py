@@ -2,23 +2,29 @@
 
 The only importer of tantivy. A row is a passage or an inner node, known by a number. A query is
 plain text, never a query language. Statistics count removed rows until the folder is written anew
-(``write_lexical``), so forgetting writes it anew. Nothing here knows vectors, ranking or the service.
+(``write_lexical``), so forgetting writes it anew. Where rows are numbered otherwise by and by, the index
+knows them by names that stay. Nothing here knows vectors, ranking or the service.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import tantivy
 
+from memory.errors import UnavailableError
 from memory.faults import point
 from memory.values import EntryId
 from retrieval.analysis import STOP_WORDS, normalise
@@ -38,11 +44,26 @@ _SPARSE = 8
 _MOST_TIES = 1024
 _DECIMALS = 4
 _K1 = 1.2
+_META = "meta.json"
+_MANAGED = ".managed.json"
+_TRIES = 10
+
+
+class Numbering(Protocol):
+    """Today's numbers of rows that the index knows by other, lasting ones."""
+
+    def to_names(self, keys: npt.ArrayLike) -> Keys:
+        """Return the names of those keys that have one."""
+
+    def to_keys(self, names: Keys) -> Keys:
+        """Return the key of each name, -1 for a name that has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class LexicalRow:
-    """One findable row. ``key`` is non-negative and unique in the index; ``context`` counts as text."""
+    """One findable row. ``key`` is non-negative and unique in the index, or the row's name where rows are
+    numbered otherwise; ``context`` counts as text.
+    """
 
     key: int
     body: str
@@ -78,11 +99,19 @@ class LexicalIndex:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._numbering: Numbering | None = None
         self._analyzer = _analyzer()
         self._index = tantivy.Index(_schema(), path=str(folder))
         self._index.register_tokenizer("lethe", self._analyzer)
         self._writer: Any = None
         self._lock = RLock()
+
+    def numbered(self, numbering: Numbering) -> LexicalIndex:
+        """Return a view for searching that knows rows by this numbering's keys; others are not found."""
+        view = copy(self)
+        view._numbering = numbering
+        return view
 
     def add(self, entry_id: EntryId, rows: Sequence[LexicalRow]) -> None:
         """Add an entry's rows; they are found after ``commit``."""
@@ -173,6 +202,17 @@ class LexicalIndex:
         """Return how many rows can be found."""
         return int(self._searcher().num_docs)
 
+    def link_to(self, folder: Path) -> None:
+        """Put what is committed into an empty ``folder``, by hard links: files are never written to again.
+
+        A merge may take files away meanwhile; then it begins anew with those that came instead.
+        """
+        with self._lock:
+            for _ in range(_TRIES):
+                if _link(self.folder, folder):
+                    return
+        raise UnavailableError("the word index changes too fast to be saved; it is saved later")
+
     def close(self) -> None:
         """Finish merges and give the folder's write lock back. Uncommitted rows are lost."""
         with self._lock:
@@ -212,7 +252,8 @@ class LexicalIndex:
         return {word: counts[word] for word in words}
 
     def _among(self, wanted: Any, keys: npt.NDArray[np.int64]) -> Any:
-        members = tantivy.Query.term_set_query(self._index.schema, "key", keys.tolist())
+        names = keys if self._numbering is None else self._numbering.to_names(keys)
+        members = tantivy.Query.term_set_query(self._index.schema, "key", names.tolist())
         return tantivy.Query.boolean_query(
             [
                 (tantivy.Occur.Must, tantivy.Query.const_score_query(members, 0.0)),
@@ -228,8 +269,10 @@ class LexicalIndex:
             keys, scores = self._fetch(searcher, wanted, min(depth, total))
             exhausted = len(keys) < min(depth, total) or depth >= total
             floor = scores[-1] if len(scores) else 0.0
-            if allowed is not None:
-                keep = keys < len(allowed)
+            if allowed is None:
+                keys, scores = keys[keys >= 0], scores[keys >= 0]
+            else:
+                keep = (keys >= 0) & (keys < len(allowed))
                 keep[keep] = allowed[keys[keep]]
                 keys, scores = keys[keep], scores[keep]
             settled = len(keys) >= limit and (scores[limit - 1] > floor or len(keys) >= limit + _MOST_TIES)
@@ -247,6 +290,8 @@ class LexicalIndex:
             return _nothing()
         addresses = [address for _, address in hits]
         keys = np.array(searcher.fast_field_values("key", addresses), dtype=np.int64)
+        if self._numbering is not None:
+            keys = self._numbering.to_keys(keys)
         exact = np.array([score for score, _ in hits], dtype=np.float64)
         scores: Scores = np.asarray(np.round(exact, _DECIMALS), dtype=np.float64)
         order = np.lexsort((keys, -scores))
@@ -263,6 +308,35 @@ def write_lexical(folder: Path, entries: Iterable[tuple[EntryId, Sequence[Lexica
         index.add(entry_id, rows)
     index.commit()
     index.close()
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Link an index into an empty folder; False, and nothing is there, when it changed meanwhile."""
+    point("words.save")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    before = (source / _META).read_bytes()
+    wanted = [segment["segment_id"].replace("-", "") for segment in json.loads(before)["segments"]]
+    for path in source.iterdir():
+        if path.name.partition(".")[0] in wanted or path.name == _MANAGED:
+            try:
+                os.link(path, target / path.name)
+            except FileNotFoundError:
+                return False
+    (target / _META).write_bytes(before)
+    return (source / _META).read_bytes() == before
+
+
+def link_lexical(source: Path, target: Path) -> None:
+    """Put the index that nobody writes to any more at ``source`` into an empty folder, by hard links.
+
+    Locks are left out: linked, they would be one lock for all who write to their own folders.
+    """
+    point("words.open")
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.suffix != ".lock":
+            os.link(path, target / path.name)
 
 
 def _inverse_frequency(holding: int, rows: int) -> float:

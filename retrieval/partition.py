@@ -109,11 +109,16 @@ def make_cells(
     centroids = steps[leaders]
     cells, _ = assign(steps, centroids)
     for _ in range(rounds):
-        sums = add_cells(steps, cells, len(centroids))
-        held = np.flatnonzero(sums.any(axis=1))
-        centroids[held] = centre(sums[held])
+        centroids = _move(centroids, add_cells(steps, cells, len(centroids)))
         cells, _ = assign(steps, centroids)
     return centroids, cells
+
+
+def _move(centroids: Steps, sums: npt.NDArray[np.int64]) -> Steps:
+    moved = centroids.copy()
+    held = np.flatnonzero(sums.any(axis=1))
+    moved[held] = centre(sums[held])
+    return moved
 
 
 def _parts(rows: int, width: int) -> Iterator[slice]:

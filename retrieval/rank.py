@@ -3,9 +3,10 @@
 Every candidate of either searcher is scored exactly by both (a convex combination of scores beats fusion of
 ranks: Bruch et al. 2023). Cosines stand as they are; BM25 is divided by the geometric mean of the best
 score found and the best score possible, so that a question whose words are nowhere does not trust its
-words. Sources mentioned by title in the best passages are lifted, which finds the second half of questions
-in two steps. Weights and what was tried: docs/decisions/0003-fusion-and-context.md. Nothing here knows how
-rows are stored, who asks, or what may be seen beyond the bitmap it is handed.
+words. With the hierarchy, the meaning of a small node over a passage counts beside its own, and a passage
+gains from a better one next to it. Sources mentioned by title in the best passages are lifted, which finds
+the second half of questions in two steps. Weights and what was tried: docs/decisions 0003 and 0007. Nothing
+here knows how rows are stored, who asks, or what may be seen beyond the bitmap it is handed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Vectors(Protocol):
 
 
 class Words(Protocol):
-    """BM25 over passages and nodes (``retrieval.lexical``)."""
+    """BM25 over passages (``retrieval.lexical``)."""
 
     def search(self, query: str, *, limit: int, allowed: Allowed | None = None) -> tuple[Keys, Scores]: ...
 
@@ -53,13 +54,19 @@ class Catalog(Protocol):
     """What stands behind keys. ``source`` is any number one source's passages have in common."""
 
     def parents(self, passages: Keys) -> Keys:
-        """Return the smallest indexed node over each passage and others beside it; -1 where there is none."""
+        """Return the smallest node over each passage and others beside it; -1 where there is none."""
+
+    def neighbours(self, passages: Keys) -> Keys:
+        """Return the passages before and after each in its source, shape (passages, 2); -1 for none."""
 
     def sources(self, passages: Keys) -> Keys:
         """Return the source of each passage."""
 
     def passages_under(self, node: int) -> Keys:
         """Return the passages an inner node gathers."""
+
+    def sizes(self, nodes: Keys) -> Keys:
+        """Return how many passages each inner node gathers."""
 
     def passages_of(self, source: int) -> Keys:
         """Return all passages of a source."""
@@ -79,13 +86,21 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What counts how much. One setting for all data."""
+    """What counts how much. One setting for all data.
+
+    ``node_meaning`` is the share of the node's cosine in a passage's, where the smallest node over it gathers
+    at most ``node_passages``; ``neighbour`` is how much of the distance to a better passage beside it one
+    gains, looked for around the best ``neighbours_of`` of either searcher.
+    """
 
     candidates: int = 100
     meaning: float = 2.0
     words: float = 1.5
     meaning_in_chats: float = 1.5
-    parent_words: float = 1.0
+    node_meaning: float = 0.5
+    node_passages: int = 6
+    neighbour: float = 0.4
+    neighbours_of: int = 20
     date: float = 0.6
     mention: float = 0.7
     mentioning_passages: int = 3
@@ -134,17 +149,19 @@ def rank(
     """Return up to ``limit`` passages, best first; equal scores stand in the order of their names.
 
     ``passages`` and ``nodes`` are bitmaps over the rows of both indexes: the passages that may be found,
-    and the inner nodes that lead to them. Without ``nodes`` the hierarchy is not used.
+    and the inner nodes over them. Without ``nodes`` the hierarchy is not used.
     """
     if limit < 1:
         return []
     depth = max(weights.candidates, 2 * limit)
-    near, _ = vectors.search(question.vector, limit=depth, allowed=passages)
-    worded, _ = words.search(question.text, limit=depth, allowed=passages)
+    near, nearness = vectors.search(question.vector, limit=depth, allowed=passages)
+    worded, worth = words.search(question.text, limit=depth, allowed=passages)
     found = [near, worded]
     if nodes is not None:
         high, _ = vectors.search(question.vector, limit=weights.nodes, allowed=nodes)
         found += _leaves(high[: weights.nodes], catalog, weights)
+        for keys, scores in ((near, nearness), (worded, worth)):
+            found.append(_beside(keys, scores, catalog, weights))
     for date in find_dates(question.text):
         dated, _ = words.search(date, limit=depth, allowed=passages)
         found.append(dated)
@@ -152,15 +169,20 @@ def rank(
     scorer = _Scorer(question, vectors, words, catalog, nodes, weights)
     evidence = scorer.gather(candidates)
     scale = math.sqrt(float(evidence.bm25.max(initial=0.0)) * words.bound(question.text))
-    raw = scorer.combine(evidence, scale)
+    own = scorer.combine(evidence, scale)
 
+    def join(new: Keys) -> None:
+        nonlocal candidates, evidence, own
+        if len(new):
+            more = scorer.gather(new)
+            own = np.concatenate([own, scorer.combine(more, scale)])
+            candidates = np.concatenate([candidates, new])
+            evidence = evidence.join(more)
+
+    raw = own if nodes is None else _lift_neighbours(candidates, own, catalog, weights)
     lifted = _mentions(candidates, raw, words, catalog, weights)
-    new = _permitted(_unseen(lifted, candidates, catalog, weights), passages)
-    if len(new):
-        more = scorer.gather(new)
-        raw = np.concatenate([raw, scorer.combine(more, scale)])
-        candidates = np.concatenate([candidates, new])
-        evidence = evidence.join(more)
+    join(_permitted(_unseen(lifted, candidates, catalog, weights), passages))
+    raw = own if nodes is None else _lift_neighbours(candidates, own, catalog, weights)
     sources = catalog.sources(candidates)
     lift = _lift_best(raw, sources, lifted)
     raw = np.round(raw + lift, _DECIMALS)
@@ -215,24 +237,27 @@ class _Scorer:
     weights: Weights
 
     def gather(self, passages: Keys) -> _Evidence:
-        """Score passages exactly. BM25 is mixed with that of the node above (a passage's own without one)."""
-        own = self.words.score(self.question.text, passages)
-        bm25 = own
-        if self.nodes is not None and len(passages):
-            parents = self.catalog.parents(passages)
-            has_parent = np.isin(parents, _permitted(parents[parents >= 0], self.nodes))
-            above = own.copy()
-            if has_parent.any():
-                distinct, places = np.unique(parents[has_parent], return_inverse=True)
-                above[has_parent] = self.words.score(self.question.text, distinct)[places]
-            share = self.weights.parent_words
-            bm25 = (own + share * above) / (1.0 + share)
+        """Score passages exactly. Under a small node, the cosine is mixed with the node's."""
+        bm25 = self.words.score(self.question.text, passages)
         dates = np.zeros(len(passages))
         for date in find_dates(self.question.text):
             bears = self.words.score(date, passages) > 0.0
             dates[bears] = np.maximum(dates[bears], self.words.rarity(date))
         cosines = self.vectors.score(self.question.vector, passages)
+        if self.nodes is not None and len(passages):
+            cosines = self._mix_nodes(cosines, self.catalog.parents(passages), self.nodes)
         return _Evidence(cosines, bm25, dates, self.catalog.are_chat(passages))
+
+    def _mix_nodes(self, cosines: Scores, parents: Keys, nodes: Allowed) -> Scores:
+        most, share = self.weights.node_passages, self.weights.node_meaning
+        over = _permitted(np.unique(parents[parents >= 0]), nodes)
+        small = over[self.catalog.sizes(over) <= most]
+        if not len(small):
+            return cosines
+        near = self.vectors.score(self.question.vector, small)
+        above = dict(zip(small.tolist(), near.tolist(), strict=True))
+        mixed = [above.get(node, own) for node, own in zip(parents.tolist(), cosines.tolist(), strict=True)]
+        return (1.0 - share) * cosines + share * np.array(mixed)
 
     def combine(self, evidence: _Evidence, scale: float) -> Scores:
         """Return the raw scores: cosine, scaled BM25 and date, weighed."""
@@ -249,6 +274,25 @@ def _leaves(nodes: Keys, catalog: Catalog, weights: Weights) -> list[Keys]:
 def _permitted(keys: Keys, allowed: Allowed) -> Keys:
     known = keys[keys < len(allowed)]
     return known[allowed[known]]
+
+
+def _beside(found: Keys, scores: Scores, catalog: Catalog, weights: Weights) -> Keys:
+    """Return what stands beside the best of a search, best first, and beside those that tie with the last."""
+    if not len(found):
+        return found
+    last = scores[min(weights.neighbours_of, len(found)) - 1]
+    around = np.unique(catalog.neighbours(found[scores >= last]))
+    return around[around >= 0]
+
+
+def _lift_neighbours(candidates: Keys, raw: Scores, catalog: Catalog, weights: Weights) -> Scores:
+    """Return scores in which a passage has gained a share of the distance to the better one beside it."""
+    known = dict(zip(candidates.tolist(), raw.tolist(), strict=True))
+    beside = [
+        max(own, known.get(before, own), known.get(after, own))
+        for own, (before, after) in zip(raw.tolist(), catalog.neighbours(candidates).tolist(), strict=True)
+    ]
+    return raw + weights.neighbour * (np.array(beside) - raw)
 
 
 def _mentions(

@@ -1,8 +1,8 @@
-"""Immutable files of vectors, named by the digest of what is in them.
+"""Immutable files, named by the digest of what is in them.
 
-A file is one header line of JSON (format, space, dimension, count), the ids in canonical order, and the
-matrix in half precision, memory-mapped when read. The same rows give the same bytes, hence the same name,
-whatever order they were added in. Nothing here knows tenants or manifests.
+A segment is one header line of JSON (format, what it is about, its arrays) and the arrays, little-endian,
+each at a multiple of 64 bytes and memory-mapped when read. The same arrays give the same bytes, hence the
+same name. A file appears whole or not at all. Nothing here knows tenants, manifests or what the arrays mean.
 """
 
 from __future__ import annotations
@@ -11,66 +11,62 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from memory.errors import CorruptionError, DigestMismatchError, DimensionMismatchError, InvalidInputError
+from memory.errors import CorruptionError, DigestMismatchError
 from memory.faults import point
+from memory.values import JsonValue
 
 SUFFIX = ".segment"
-_FORMAT = "lethe-segment-1"
-_CHUNK_BYTES = 1 << 20
+_FORMAT = "lethe-segment-2"
+_LONGEST_HEADER = 1 << 20
 _ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """An open segment: row ``i`` of ``vectors``, shape (count, dimension), is ``ids[i]``. Read only."""
+    """An open segment: what it says it is about, and its arrays by name, mapped and read only."""
 
     name: str
-    space: str
-    ids: tuple[str, ...]
-    vectors: npt.NDArray[np.float16]
-
-    @property
-    def dimension(self) -> int:
-        """Return the vectors' dimension."""
-        return int(self.vectors.shape[1])
+    about: Mapping[str, JsonValue]
+    arrays: Mapping[str, npt.NDArray[Any]]
 
 
 def as_stored(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return vectors as they read back from a segment, so that unsaved and saved rows score alike."""
+    """Return vectors as they read back in half precision, so that unsaved and saved rows score alike."""
     return vectors.astype(np.float16).astype(np.float32)
 
 
-def write_segment(folder: Path, *, space: str, ids: Sequence[str], vectors: npt.NDArray[np.floating]) -> str:
-    """Write rows, vectors of shape (len(ids), dimension), and return the file's name in ``folder``.
-
-    The file appears whole or not at all. Writing what is there already changes nothing.
-    """
-    if vectors.ndim != 2 or len(ids) != len(vectors):
-        raise DimensionMismatchError(len(ids), len(vectors))
-    if len(set(ids)) != len(ids) or any("\n" in name or not name for name in ids):
-        raise InvalidInputError("ids must be distinct, not empty and of one line", where="ids")
-    order = sorted(range(len(ids)), key=lambda row: ids[row].encode())
-    names = "".join(f"{ids[row]}\n" for row in order).encode()
-    header = {
-        "count": len(ids),
-        "dimension": int(vectors.shape[1]),
+def write_segment(
+    folder: Path, about: Mapping[str, JsonValue], arrays: Mapping[str, npt.NDArray[Any]]
+) -> str:
+    """Write arrays into ``folder`` and return the file's name; what is there already is left as it is."""
+    ordered = {name: _little(arrays[name]) for name in sorted(arrays)}
+    header: dict[str, JsonValue] = {
+        "about": dict(about),
+        "arrays": [
+            {"name": name, "type": array.dtype.str, "shape": list(array.shape)}
+            for name, array in ordered.items()
+        ],
         "format": _FORMAT,
-        "ids_bytes": len(names),
-        "space": space,
     }
-    start = json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + b"\n" + names
-    matrix = np.ascontiguousarray(vectors[order], dtype="<f2").tobytes()
-    content = start + b"\0" * (-len(start) % _ALIGNMENT) + matrix
-    name = hashlib.sha256(content).hexdigest() + SUFFIX
-    _publish(folder / name, content)
-    return name
+    line = json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+    parts: list[bytes | memoryview] = [line]
+    end = len(line)
+    for array in ordered.values():
+        parts.append(b"\0" * (-end % _ALIGNMENT))
+        end += -end % _ALIGNMENT + array.nbytes
+        if array.nbytes:
+            parts.append(array.data.cast("B"))
+    return write_file(folder, parts, SUFFIX)
 
 
 def read_segment(path: Path) -> Segment:
@@ -78,44 +74,51 @@ def read_segment(path: Path) -> Segment:
 
     Raises ``CorruptionError`` when the file is torn, altered, or of another format.
     """
-    expected = path.name.removesuffix(SUFFIX)
+    check_file(path)
     with path.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
-        if got != expected:
-            raise DigestMismatchError(path.name, expected, got)
-        file.seek(0)
-        header_line = file.readline(_CHUNK_BYTES)
-        try:
-            header = json.loads(header_line)
-            count, dimension = int(header["count"]), int(header["dimension"])
-            ids_bytes, space = int(header["ids_bytes"]), str(header["space"])
-            known = header["format"] == _FORMAT
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptionError(f"{path.name}: the header cannot be read") from error
-        if not known:
-            raise CorruptionError(f"{path.name}: unknown format {header['format']!r}")
-        ids = tuple(file.read(ids_bytes).decode().split("\n")[:-1])
-    begin = len(header_line) + ids_bytes
-    begin += -begin % _ALIGNMENT
-    if len(ids) != count or path.stat().st_size != begin + count * dimension * 2:
+        line = file.readline(_LONGEST_HEADER)
+    try:
+        header = json.loads(line)
+        about = dict(header["about"])
+        wanted = [(str(a["name"]), np.dtype(a["type"]), tuple(a["shape"])) for a in header["arrays"]]
+        known = header["format"] == _FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptionError(f"{path.name}: the header cannot be read") from error
+    if not known:
+        raise CorruptionError(f"{path.name}: unknown format {header['format']!r}")
+    # Mapped once: each map of its own would keep a file descriptor.
+    whole: npt.NDArray[np.uint8] = np.asarray(np.memmap(path, np.uint8, "r"))
+    end = len(line)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, dtype, shape in wanted:
+        start = end + -end % _ALIGNMENT
+        end = start + prod(shape) * dtype.itemsize
+        if end > len(whole):
+            raise CorruptionError(f"{path.name}: the header does not fit the file")
+        empty = prod(shape) == 0
+        arrays[name] = np.empty(shape, dtype) if empty else whole[start:end].view(dtype).reshape(shape)
+    if end != len(whole):
         raise CorruptionError(f"{path.name}: the header does not fit the file")
-    vectors: npt.NDArray[np.float16]
-    if count:
-        vectors = np.memmap(path, dtype="<f2", mode="r", offset=begin, shape=(count, dimension))
-    else:
-        vectors = np.empty((0, dimension), dtype="<f2")
-    return Segment(path.name, space, ids, vectors)
+    return Segment(path.name, about, arrays)
 
 
-def _publish(path: Path, content: bytes) -> None:
-    """Make ``content`` durable under ``path``: written beside it, synced, renamed, the folder synced."""
-    if path.exists():
-        return
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=SUFFIX + ".part")
+def write_file(folder: Path, parts: Sequence[bytes | memoryview], suffix: str) -> str:
+    """Make a durable file of these parts: written beside, synced, renamed, the folder synced.
+
+    What is there already and whole is left as it is.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    path = folder / (digest.hexdigest() + suffix)
+    if _is_whole(path):
+        return path.name
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=suffix + ".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
             point("segment.write")
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             point("segment.sync")
             os.fsync(file.fileno())
@@ -126,8 +129,30 @@ def _publish(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     point("segment.renamed")
-    folder = os.open(path.parent, os.O_RDONLY)
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
+    return path.name
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        check_file(path)
+    except (FileNotFoundError, DigestMismatchError):
+        return False
+    return True
+
+
+def check_file(path: Path) -> None:
+    """Raise ``DigestMismatchError`` when a file is not what its name says."""
+    expected = path.name.partition(".")[0]
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+    if got != expected:
+        raise DigestMismatchError(path.name, expected, got)
+
+
+def _little(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))

@@ -39,13 +39,21 @@ class Titles:
 
     def add(self, source: int, title: str) -> None:
         """Know ``source`` by ``title`` from now on; a title that cannot be told from prose is not kept."""
-        words = _title_words(title)
+        self.add_words(source, _title_words(title))
+
+    def add_words(self, source: int, words: tuple[str, ...]) -> None:
+        """Know ``source`` by a title given as the words that ``items`` yields."""
         with self._lock:
             self.remove([source])
             if words:
                 self._titles[source] = words
                 self._sources.setdefault(words, set()).add(source)
                 self._lengths.setdefault(words[0], Counter())[len(words)] += 1
+
+    def items(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Return each source with the words of its title."""
+        with self._lock:
+            return list(self._titles.items())
 
     def remove(self, sources: Iterable[int]) -> None:
         """Forget the titles of ``sources``, unknown ones ignored."""

@@ -31,7 +31,7 @@ from memory.database import Database
 from memory.errors import CorruptionError, LetheError
 from memory.tables import forgets, jobs, keys, tenants
 from memory.values import TenantId
-from service.index import IndexStore
+from service.index_store import IndexStore
 from service.settings import Settings
 from service.stores import ArtifactStore, ControlFiles, JournalStore, KeyStore
 from service.wiring import EXTRACTIVE, open_data, open_vault

@@ -189,7 +189,7 @@ class Forgetting:
     def _count_passages(self, forget: ForgetRow) -> int:
         state = self.indexes.get(forget.tenant_id).state
         ids = list_denied(self.kernel, forget)
-        return sum(state.cards[state.ordinals[i]].passages for i in ids if i in state.ordinals)
+        return int(state.passages[[state.ordinals[i] for i in ids if i in state.ordinals]].sum())
 
     def _certify(self, forget: ForgetRow, job: Job, erased: Erased) -> None:
         tenant_id = forget.tenant_id

@@ -98,7 +98,9 @@ class Gauges(Collector):
                 words += nbytes
         size.add_metric(("segments",), segments)
         size.add_metric(("words",), words)
-        size.add_metric(("vectors",), self.indexes.count_rows() * self.indexes.encoder.space.dimension * 4)
+        size.add_metric(
+            ("vectors",), self.indexes.count_new_rows() * self.indexes.encoder.space.dimension * 4
+        )
         return size
 
 

@@ -1,8 +1,7 @@
-"""One tenant's searchable state in memory: an append-only set of entries over one word index.
+"""One tenant's live index: what is saved in files, and what came since, over one word index.
 
 A generation only grows. Forgetting and compaction build the next one from what survives and swap it in,
-so that nothing of what went shapes what is found. Rows are passages and inner nodes in one space of
-dense numbers, the keys of both indexes. Nothing here knows SQL, keys or jobs.
+so that nothing of what went shapes what is found. Nothing here knows SQL, keys or jobs.
 """
 
 from __future__ import annotations
@@ -10,27 +9,41 @@ from __future__ import annotations
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from memory.clock import to_datetime
+from memory.errors import UnavailableError
 from memory.faults import point
-from memory.filters import Filter
 from memory.journal import EntryRow
 from memory.ports import Vectors
 from memory.values import Attributes, EntryId, Parsed, Passage, SourceId
-from retrieval.hierarchy import Sum, add_up, unit
+from retrieval.hierarchy import add_up, quantize, unit
 from retrieval.lexical import LexicalIndex, LexicalRow
+from retrieval.tiered import TieredVectors
 from retrieval.titles import Titles
-from retrieval.vectors import FlatVectors
+from service.cards import Card
+from service.catalog import Saved
+from service.columns import Column, Layered
 from service.payloads import NodeOutline
+from service.state import (
+    COLUMNS,
+    FOREVER,
+    PASSAGE,
+    SECTION,
+    SOURCE,
+    Numbers,
+    State,
+    entry_place,
+    name_rows,
+    spread,
+)
 
-PASSAGE, SECTION, SOURCE = 0, 1, 2
-FOREVER = np.iinfo(np.int64).max
+_TOTALS_BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,58 +57,6 @@ class Indexable:
     nodes: tuple[NodeOutline, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What is kept in memory of an entry: enough to filter, rank, group and cite, but no text."""
-
-    row: EntryRow
-    attributes: Attributes
-    title: str | None
-    first_row: int
-    passages: int
-    nodes: tuple[NodeOutline, ...]
-    total: Sum
-
-
-@dataclass(frozen=True)
-class State:
-    """One immutable view. Row arrays have shape (rows,), entry arrays (entries,).
-
-    ``row_parent`` is the row of the smallest inner node over a passage, -1 where there is none;
-    ``row_chat`` tells passages made of chat turns.
-    """
-
-    cards: tuple[Card, ...] = ()
-    ordinals: Mapping[EntryId, int] = field(default_factory=dict)
-    row_entry: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
-    row_kind: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
-    row_index: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
-    row_parent: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    row_chat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
-    valid_from: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    valid_until: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    versions: Mapping[SourceId, tuple[int, ...]] = field(default_factory=dict)
-
-    def list_visible(self, as_of_us: int | None) -> npt.NDArray[np.bool_]:
-        """Return which entries are the version of their source that holds at a time, now by default."""
-        visible: npt.NDArray[np.bool_] = self.valid_until == FOREVER
-        if as_of_us is not None:
-            visible = (self.valid_from <= as_of_us) & (as_of_us < self.valid_until)
-        return visible
-
-    def select_rows(
-        self, entries: npt.NDArray[np.bool_], *, kinds: Collection[int] = (PASSAGE,)
-    ) -> npt.NDArray[np.bool_]:
-        """Return the bitmap over row keys of the given kinds that belong to the given entries."""
-        selected: npt.NDArray[np.bool_] = entries[self.row_entry] & np.isin(self.row_kind, list(kinds))
-        return selected
-
-    def get_version(self, ordinal: int) -> int:
-        """Return the rank of an entry among its source's versions, from 1; 0 for a hidden one."""
-        ranked = self.versions[self.cards[ordinal].row.source_id]
-        return ranked.index(ordinal) + 1 if ordinal in ranked else 0
-
-
 class Generation:
     """The state, its vectors and its word index. Safe to share between threads.
 
@@ -103,22 +64,48 @@ class Generation:
     view.
     """
 
-    def __init__(self, folder: Path, dimension: int, epoch: int = 0) -> None:
-        self.folder = folder
+    def __init__(
+        self, words: LexicalIndex, saved: Saved, epoch: int = 0, opened_from: str | None = None
+    ) -> None:
         self.opened_epoch = epoch
         self.hidden_epoch = epoch
-        self.vectors = FlatVectors(dimension)
-        self.words = LexicalIndex(folder)
+        self.opened_from = opened_from
+        """The catalog that was published then, whether or not it could be read."""
+        self.vectors: TieredVectors = saved.vectors
+        self.words = words
         self.titles = Titles()
+        for ordinal, title in enumerate(saved.titles):
+            if title:
+                self.titles.add_words(ordinal, tuple(title.split(" ")))
         self.revision = 0
-        self.saved_rows = 0
-        self._state = State()
+        self._state = saved.state
+        self._columns = {name: Column(getattr(saved.state, name)) for name in COLUMNS}
         self._lock = threading.Lock()
+        self._is_broken = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the word index lies."""
+        return self.words.folder
 
     @property
     def state(self) -> State:
         """The newest whole view."""
         return self._state
+
+    @property
+    def hides_saved(self) -> bool:
+        """Whether the saved files hold something that is hidden."""
+        state = self._state
+        return bool((state.valid_until[: state.saved_entries] == 0).any())
+
+    @contextmanager
+    def held(self) -> Iterator[State]:
+        """Yield the newest view and let none come after it meanwhile: the word index is of it alone."""
+        with self._lock:
+            if self._is_broken:
+                raise UnavailableError("the index could not take in what came; it is opened anew")
+            yield self._state
 
     def append(self, batches: Iterable[Sequence[Indexable]], revision: int) -> None:
         """Add entries that are not there yet; all are found once this returns, none before.
@@ -126,69 +113,83 @@ class Generation:
         In batches, so that a large set need not be in memory at once; the word index is committed once.
         """
         with self._lock:
-            state = self._state
-            for entries in batches:
-                if fresh := [entry for entry in entries if entry.row.id not in state.ordinals]:
-                    state = self._add(state, fresh)
-            if state is not self._state:
-                self.words.commit()
-            self._state = state
+            try:
+                self._append(batches)
+            except BaseException:
+                self._is_broken = True  # some of it may be in the words, or in the vectors
+                raise
             self.revision = max(self.revision, revision)
 
-    def _add(self, state: State, fresh: Sequence[Indexable]) -> State:
-        cards = list(state.cards)
-        ordinals = dict(state.ordinals)
-        row_entry, row_kind, row_index = [state.row_entry], [state.row_kind], [state.row_index]
-        row_parent, row_chat = [state.row_parent], [state.row_chat]
-        next_row = len(state.row_entry)
-        keys: list[int] = []
+    def _append(self, batches: Iterable[Sequence[Indexable]]) -> None:
+        state, cards = self._state, list[Card]()
+        seen: set[EntryId] = set()
+        for entries in batches:
+            fresh = [e for e in entries if e.row.id not in state.ordinals and e.row.id not in seen]
+            seen |= {entry.row.id for entry in fresh}
+            cards += self._add(len(state.cards) + len(cards), fresh)
+        if cards:
+            self.words.commit()
+            self._state = self._extended(state, cards)
+
+    def _add(self, first_ordinal: int, fresh: Sequence[Indexable]) -> list[Card]:
+        """Put entries into vectors, words and columns, and return their cards."""
+        next_row = first_row = len(self._columns["row_entry"].values)
+        cards: list[Card] = []
         vectors: list[Vectors] = []
-        for entry in fresh:
-            ordinal, passages = len(cards), len(entry.parsed.passages)
+        kinds: list[int] = []
+        indexes: list[int] = []
+        parents: list[int] = []
+        chat: list[bool] = []
+        for ordinal, entry in enumerate(fresh, first_ordinal):
+            passages = len(entry.parsed.passages)
             # A node over a single passage would only say the same again.
             nodes = tuple(node for node in entry.nodes if len(node.passages) > 1)
-            parents = _find_parents(nodes, passages, next_row)
-            rows = passages + len(nodes)
-            keys += range(next_row, next_row + rows)
+            over = _find_parents(nodes, passages, next_row)
             node_vectors = [unit(add_up(entry.vectors[list(node.passages)])) for node in nodes]
             vectors += [entry.vectors, *(vector[None] for vector in node_vectors)]
-            row_entry.append(np.full(rows, ordinal, np.int32))
-            node_kinds = [SECTION if node.section else SOURCE for node in nodes]
-            row_kind.append(np.array([PASSAGE] * passages + node_kinds, np.int8))
-            row_index.append(np.array([*range(passages), *range(len(nodes))], np.int32))
-            row_parent.append(np.array([*parents, *(-1 for _ in nodes)], np.int64))
-            turns = [_is_chat(entry.parsed, passage) for passage in entry.parsed.passages]
-            row_chat.append(np.array([*turns, *(False for _ in nodes)], np.bool_))
-            self.words.add(entry.row.id, _lexical_rows(entry.parsed, nodes, next_row, parents))
-            if title := entry.attributes.title or entry.parsed.title:
+            kinds += [PASSAGE] * passages + [SECTION if node.section else SOURCE for node in nodes]
+            indexes += [*range(passages), *range(len(nodes))]
+            parents += [*over, *(-1 for _ in nodes)]
+            chat += [_is_chat(entry.parsed, passage) for passage in entry.parsed.passages]
+            chat += [False for _ in nodes]
+            names = name_rows([entry_place(entry.row.id)], np.array([passages + len(nodes)]))
+            self.words.add(entry.row.id, list_words(entry.parsed, nodes, over, next_row, names))
+            title = entry.attributes.title or entry.parsed.title
+            if title:
                 self.titles.add(ordinal, title)
-            cards.append(
-                Card(
-                    entry.row,
-                    entry.attributes,
-                    entry.attributes.title or entry.parsed.title,
-                    next_row,
-                    passages,
-                    nodes,
-                    add_up(entry.vectors),
-                )
-            )
-            ordinals[entry.row.id] = ordinal
-            next_row += rows
-        if keys:
-            self.vectors.add(keys, np.concatenate(vectors))
-        versions, valid_from, valid_until = _rank_versions(state, cards, len(state.cards))
-        return State(
-            tuple(cards),
-            ordinals,
-            np.concatenate(row_entry),
-            np.concatenate(row_kind),
-            np.concatenate(row_index),
-            np.concatenate(row_parent),
-            np.concatenate(row_chat),
-            valid_from,
-            valid_until,
-            versions,
+            cards.append(Card(entry.row, entry.attributes, title, next_row, passages, nodes))
+            next_row += passages + len(nodes)
+        if vectors:
+            self.vectors.add(np.arange(first_row, next_row), np.concatenate(vectors))
+        counts = np.array([card.passages + len(card.nodes) for card in cards], np.int64)
+        more = {
+            "first_row": [card.first_row for card in cards],
+            "passages": [card.passages for card in cards],
+            "nodes": [len(card.nodes) for card in cards],
+            "row_entry": np.repeat(np.arange(first_ordinal, first_ordinal + len(cards)), counts),
+            "row_kind": kinds,
+            "row_index": indexes,
+            "row_parent": parents,
+            "row_chat": chat,
+            "row_name": name_rows([entry_place(card.row.id) for card in cards], counts),
+        }
+        for name, column in self._columns.items():
+            column.extend(np.asarray(more[name], column.values.dtype))
+        return cards
+
+    def _extended(self, state: State, cards: Sequence[Card]) -> State:
+        """Return the view that shows these cards, too; everything else of them is in its place."""
+        columns: dict[str, Any] = {name: column.values for name, column in self._columns.items()}
+        versions, valid_from, valid_until = _rank_versions(state, cards)
+        added = {card.row.id: at for at, card in enumerate(cards, len(state.cards))}
+        return replace(
+            state,
+            cards=state.cards.extended(cards),
+            ordinals=state.ordinals.with_changes(added),
+            valid_from=valid_from,
+            valid_until=valid_until,
+            versions=versions,
+            **columns,
         )
 
     def hide(self, entry_ids: Collection[EntryId], epoch: int) -> None:
@@ -204,15 +205,39 @@ class Generation:
             self.hidden_epoch = max(self.hidden_epoch, epoch)
             if not gone:
                 return
-            versions = dict(state.versions)
+            changed: dict[SourceId, tuple[int, ...]] = {}
             valid_from, valid_until = state.valid_from.copy(), state.valid_until.copy()
             for source_id in {state.cards[ordinal].row.source_id for ordinal in gone}:
-                left = tuple(ordinal for ordinal in versions[source_id] if ordinal not in gone)
-                versions[source_id] = left
-                _set_validity(state.cards, left, valid_from, valid_until)
+                left = tuple(ordinal for ordinal in state.versions[source_id] if ordinal not in gone)
+                changed[source_id] = left
+                recorded_us = [state.cards[ordinal].row.recorded_us for ordinal in left]
+                _set_validity(recorded_us, left, valid_from, valid_until)
             # An empty stretch of time: visible at none.
             valid_from[sorted(gone)] = valid_until[sorted(gone)] = 0
-            self._state = replace(state, versions=versions, valid_from=valid_from, valid_until=valid_until)
+            self._state = replace(
+                state,
+                versions=state.versions.with_changes(changed),
+                valid_from=valid_from,
+                valid_until=valid_until,
+            )
+
+    def total(self, ordinals: Numbers) -> Numbers:
+        """Return the exact sum of each entry's passage vectors, quantized; shape (entries, dimension)."""
+        state = self._state
+        totals = np.zeros((len(ordinals), self.vectors.dimension), np.int64)
+        for start in range(0, len(ordinals), _TOTALS_BATCH):
+            part = ordinals[start : start + _TOTALS_BATCH]
+            counts = state.passages[part].astype(np.int64)
+            quantized = quantize(self.vectors.rows(spread(state.first_row[part], counts)))
+            filled = np.flatnonzero(counts)
+            if len(filled):
+                begins = (np.cumsum(counts) - counts)[filled]
+                totals[start + filled] = np.add.reduceat(quantized, begins, axis=0)
+        return totals
+
+    def list_titles(self) -> dict[int, str]:
+        """Return the words of each entry's title, by ordinal."""
+        return {at: " ".join(words) for at, words in self.titles.items()}
 
     def close(self) -> None:
         """Give up the word index and delete its folder: a generation lives as long as its process."""
@@ -243,63 +268,51 @@ def _find_parents(nodes: Sequence[NodeOutline], passages: int, first_row: int) -
     return parents
 
 
-def _lexical_rows(
-    parsed: Parsed, nodes: Sequence[NodeOutline], first_row: int, parents: Sequence[int]
+def list_words(
+    parsed: Parsed, nodes: Sequence[NodeOutline], parents: Sequence[int], first_row: int, names: Numbers
 ) -> list[LexicalRow]:
-    """Return the words of passages, and of those nodes that stand directly over one."""
+    """Return the words of passages, and of those nodes that stand directly over one.
+
+    ``parents`` are rows of an entry that begins at ``first_row``; ``names`` are its rows' names.
+    """
     texts = [parsed.text[passage.start : passage.end] for passage in parsed.passages]
     rows = [
-        LexicalRow(first_row + index, text, passage.context)
+        LexicalRow(int(names[index]), text, passage.context)
         for index, (text, passage) in enumerate(zip(texts, parsed.passages, strict=True))
     ]
     direct = set(parents)
     for at, node in enumerate(nodes):
-        row = first_row + len(texts) + at
-        if row in direct:
+        row = len(texts) + at
+        if first_row + row in direct:
             body = "\n".join(texts[index] for index in node.passages)
-            rows.append(LexicalRow(row, body, parsed.passages[node.passages[0]].context))
+            rows.append(LexicalRow(int(names[row]), body, parsed.passages[node.passages[0]].context))
     return rows
 
 
 def _rank_versions(
-    state: State, cards: Sequence[Card], first_new: int
-) -> tuple[dict[SourceId, tuple[int, ...]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    versions = dict(state.versions)
-    valid_from = np.concatenate([state.valid_from, np.zeros(len(cards) - first_new, np.int64)])
-    valid_until = np.concatenate([state.valid_until, np.zeros(len(cards) - first_new, np.int64)])
-    touched: set[SourceId] = set()
-    for ordinal in range(first_new, len(cards)):
-        source_id = cards[ordinal].row.source_id
-        versions[source_id] = (*versions.get(source_id, ()), ordinal)
-        touched.add(source_id)
-    for source_id in touched:
-        ordered = sorted(versions[source_id], key=lambda i: (cards[i].row.recorded_us, cards[i].row.id))
-        versions[source_id] = tuple(ordered)
-        _set_validity(cards, ordered, valid_from, valid_until)
-    return versions, valid_from, valid_until
+    state: State, fresh: Sequence[Card]
+) -> tuple[Layered[SourceId, tuple[int, ...]], Numbers, Numbers]:
+    cards, first = state.cards, len(state.cards)
+    added: dict[SourceId, tuple[int, ...]] = {}
+    for at, card in enumerate(fresh, first):
+        source_id = card.row.source_id
+        known = added[source_id] if source_id in added else state.versions.get(source_id, ())
+        added[source_id] = (*known, at)
+
+    def row(at: int) -> EntryRow:
+        return fresh[at - first].row if at >= first else cards[at].row
+
+    valid_from = np.concatenate([state.valid_from, np.zeros(len(fresh), np.int64)])
+    valid_until = np.concatenate([state.valid_until, np.zeros(len(fresh), np.int64)])
+    for source_id, versions in added.items():
+        added[source_id] = ordered = tuple(sorted(versions, key=lambda at: (row(at).recorded_us, row(at).id)))
+        _set_validity([row(at).recorded_us for at in ordered], ordered, valid_from, valid_until)
+    return state.versions.with_changes(added), valid_from, valid_until
 
 
 def _set_validity(
-    cards: Sequence[Card],
-    ordered: Sequence[int],
-    valid_from: npt.NDArray[np.int64],
-    valid_until: npt.NDArray[np.int64],
+    recorded_us: Sequence[int], ordered: Sequence[int], valid_from: Numbers, valid_until: Numbers
 ) -> None:
     """Write down when each version of a source holds: until the next one, the last for ever."""
-    for at, ordinal in enumerate(ordered):
-        valid_from[ordinal] = cards[ordinal].row.recorded_us
-        later = cards[ordered[at + 1]].row.recorded_us if at + 1 < len(ordered) else FOREVER
-        valid_until[ordinal] = later
-
-
-def match_entries(state: State, matches: Callable[[Card], bool]) -> npt.NDArray[np.bool_]:
-    """Return which entries a predicate holds for."""
-    return np.fromiter((matches(card) for card in state.cards), np.bool_, len(state.cards))
-
-
-def filter_entries(state: State, condition: Filter) -> npt.NDArray[np.bool_]:
-    """Return which entries a filter admits."""
-    return match_entries(
-        state,
-        lambda card: condition.matches(card.attributes, recorded_at=to_datetime(card.row.recorded_us)),
-    )
+    for ordinal, since, until in zip(ordered, recorded_us, [*recorded_us[1:], FOREVER], strict=False):
+        valid_from[ordinal], valid_until[ordinal] = since, until

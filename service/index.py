@@ -1,47 +1,50 @@
-"""Each tenant's live generation: opened from the ledger, following commits, rewritten when something goes.
+"""Each tenant's live generation: opened from files, following commits, written anew when something goes.
 
-On disk: one digest-named vector segment, named by a manifest row and read by all processes, and the word
-index of each running process. Both are caches of the ledger; a torn, stale or foreign file is remade or
-deleted.
+On disk: immutable files that a manifest row names and all processes map, the words saved with them, and the
+word index of each running process, which begins as links to those. All are caches of the ledger; a torn,
+stale or foreign file is remade or deleted.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import threading
-from collections.abc import Iterator, Sequence, Set
-from contextlib import AbstractContextManager
-from itertools import groupby
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Set
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
 import structlog
 
+from embedding.codes import rotate
+from memory.canonical import canonical_json
 from memory.database import chunked
-from memory.errors import CorruptionError
+from memory.errors import CorruptionError, LetheError, UnavailableError
 from memory.faults import point
-from memory.journal import EntryRow, iter_headers
 from memory.kernel import Kernel, find_denied, get_position, list_changes
-from memory.ledger import artifact_name, iter_payloads, list_artifacts
-from memory.parsed import load_parsed
-from memory.ports import Encoder, Vectors
-from memory.tables import denied, forgets, manifests
-from memory.values import ArtifactName, Attributes, EntryId, JsonValue, TenantId
-from retrieval.segments import read_segment, write_segment
+from memory.ledger import artifact_name, list_artifacts
+from memory.ports import Encoder
+from memory.tables import denied, forgets
+from memory.values import ArtifactName, EntryId, JsonValue, TenantId
+from retrieval.lexical import LexicalIndex, link_lexical
+from retrieval.tiered import CODED_ROWS, TieredVectors
+from retrieval.topics import Folded
+from service.catalog import Saved, read_catalog, write_catalog
 from service.generation import Generation, Indexable
-from service.ingest import Recipes, name_artifacts
-from service.payloads import load_nodes, load_vectors
+from service.ingest import Recipes
+from service.loading import add_words, iter_indexable
 from service.presence import Presence
+from service.published import LIVE_FOLDER, Published, delete_unnamed, find_published, publish, remove
+from service.state import State
 
 INDEX_FOLDER = "index"
-SEGMENT_KIND = "vectors"
-WORDS_FOLDER = "words"
-LOAD_BATCH = 256
+FORMAT = 1
+"""Goes up with what is saved beside recipes' work: how words are cut and stemmed, titles, names of rows."""
 MERGE_SECONDS = 3600.0
 UNSAVED_ROWS = 4096
 """So many rows are read from the ledger at start without hurry."""
+MOST_UNSAVED_ROWS = 32_768
+"""So many, or a sixteenth of those saved, are compared whole without hurry."""
 
 log = structlog.get_logger()
 
@@ -49,12 +52,18 @@ log = structlog.get_logger()
 class Indexes:
     """Generations by tenant. ``get`` is what searches use."""
 
-    def __init__(self, kernel: Kernel, encoder: Encoder, recipes: Recipes) -> None:
+    def __init__(
+        self, kernel: Kernel, encoder: Encoder, recipes: Recipes, *, coded_rows: int = CODED_ROWS
+    ) -> None:
         self.kernel = kernel
         self.presence = Presence(kernel)
         self.encoder = encoder
         self.recipes = recipes
+        self.coded_rows = coded_rows
+        self.folded: dict[TenantId, Folded] = {}
+        """What this process knows of its last fold of topics."""
         self._live: dict[TenantId, Generation] = {}
+        self._entered: set[TenantId] = set()
         self._locks: dict[TenantId, threading.RLock] = {}
         self._guard = threading.Lock()
 
@@ -71,9 +80,11 @@ class Indexes:
         """Return the lock, of all processes, under which a tenant's topics are folded."""
         return self.kernel.fence.exclusive(TenantId(f"fold {tenant_id}"), timeout_seconds=MERGE_SECONDS)
 
-    def _merging(self, tenant_id: TenantId) -> AbstractContextManager[None]:
-        """Return the lock, of all processes, under which a tenant's segment is written."""
-        return self.kernel.fence.exclusive(TenantId(f"merge {tenant_id}"), timeout_seconds=MERGE_SECONDS)
+    def _merging(
+        self, tenant_id: TenantId, *, timeout_seconds: float = MERGE_SECONDS
+    ) -> AbstractContextManager[None]:
+        """Return the lock, of all processes, under which a tenant's files are written and deleted."""
+        return self.kernel.fence.exclusive(TenantId(f"merge {tenant_id}"), timeout_seconds=timeout_seconds)
 
     def get(self, tenant_id: TenantId) -> Generation:
         """Return the live generation, up to date with every commit and fence that came before this call."""
@@ -88,7 +99,7 @@ class Indexes:
                 self._let_go()
             live = self._live.get(tenant_id)
             if live is None:
-                live = self._live[tenant_id] = self._open(tenant_id)
+                live = self.reopen(tenant_id)
             return self._follow(tenant_id, live)
 
     def _let_go(self) -> None:
@@ -97,13 +108,33 @@ class Indexes:
         for live in list(self._live.values()):
             live.close()
         self._live.clear()
+        self._entered.clear()
         self.presence.leave()
 
     def keep_up(self) -> None:
-        """Follow what other processes committed, and open anew where one of them forgot something."""
-        for tenant_id in list(self._live):
-            live = self.get(tenant_id)
-            if live.opened_epoch < live.hidden_epoch:
+        """Follow what other processes committed, and open what they saved without what was forgotten.
+
+        One tenant's trouble keeps no other's from being let go of; the first is raised in the end.
+        """
+        troubles: list[Exception] = []
+        for tenant_id in list(self._entered):
+            try:
+                self._keep_up(tenant_id)
+            except (LetheError, sa.exc.SQLAlchemyError, OSError, ValueError) as error:
+                troubles.append(error)
+        if troubles:
+            raise troubles[0]
+
+    def _keep_up(self, tenant_id: TenantId) -> None:
+        self.get(tenant_id)
+        with self._lock(tenant_id):
+            live = self._live.get(tenant_id)
+            if live is None:
+                return
+            published = find_published(self.kernel, tenant_id)
+            was_saved_anew = published is not None and published.catalog != live.opened_from
+            # What is forgotten but still in the saved files goes when they are written anew.
+            if was_saved_anew or (live.opened_epoch < live.hidden_epoch and not live.hides_saved):
                 self.reopen(tenant_id)
 
     def _follow(self, tenant_id: TenantId, live: Generation) -> Generation:
@@ -116,8 +147,7 @@ class Indexes:
                 if kind == "indexed"
             ]
         fresh = list(dict.fromkeys(changed))
-        loaded = (self._load(tenant_id, batch, {}) for batch in chunked(fresh, LOAD_BATCH))
-        read = list(loaded)  # all, before any is added
+        read = list(self._load(tenant_id, fresh))  # all, before any is added
         try:
             live.append(read, position.revision)
         except BaseException:
@@ -129,247 +159,209 @@ class Indexes:
             self.presence.hold(tenant_id, live.opened_epoch)
         return live
 
-    def _open(self, tenant_id: TenantId) -> Generation:
-        """Build a generation of everything that is derived and not denied, in canonical order."""
+    def _load(self, tenant_id: TenantId, entry_ids: list[EntryId]) -> Iterator[list[Indexable]]:
+        dimension = self.encoder.space.dimension
+        return iter_indexable(self.kernel, self.recipes, dimension, tenant_id, entry_ids)
+
+    def reopen(self, tenant_id: TenantId, *, anew: bool = False) -> Generation:
+        """Open the next generation, and let go of the one before; ``anew``, from the ledger alone."""
+        with self._lock(tenant_id):
+            self._entered.add(tenant_id)
+            old = self._live.get(tenant_id)
+            words = self._new_words(tenant_id)
+            try:
+                generation = self._live[tenant_id] = self._open(tenant_id, words, anew=anew)
+            except BaseException:
+                if words.exists():  # nobody else would take it for foreign as long as this process lives
+                    remove(words)
+                raise
+            if old is not None:
+                old.close()
+            for path in words.parent.glob(f"{self.presence.process}-*"):
+                if path != generation.folder:  # of one that was dropped half-way
+                    remove(path)
+            self.presence.hold(tenant_id, generation.opened_epoch)
+            return generation
+
+    def _open(self, tenant_id: TenantId, folder: Path, *, anew: bool) -> Generation:
+        """Open what is saved and add what is derived beside it; nothing that is denied is in any view."""
         epoch = self.presence.enter(tenant_id)
+        published = find_published(self.kernel, tenant_id)
+        opened_from = None if published is None else published.catalog
+        found = None if anew else self._read_saved(tenant_id, folder)
         with self.kernel.database.read() as connection:
             revision = get_position(connection, tenant_id).revision
             under = {
                 EntryId(entry_id)
                 for _, entry_id in list_artifacts(connection, tenant_id, self.recipes.nodes.name)
             }
-            wanted = sorted(under - find_denied(connection, tenant_id, under))
-        name = f"{self.presence.process}-{self.kernel.new_id()}"
-        folder = self.folder / tenant_id / WORDS_FOLDER / name
-        generation = Generation(folder, self.encoder.space.dimension, epoch)
-        stored = self._read_segment(tenant_id)
-        loaded = (self._load(tenant_id, batch, stored) for batch in chunked(wanted, LOAD_BATCH))
-        generation.append(loaded, revision)
-        state = generation.state
-        generation.saved_rows = sum(
-            card.passages + len(card.nodes) for card in state.cards if card.row.id in stored
-        )
+            held = set() if found is None else set(found[0].state.ordinals)
+            hidden = find_denied(connection, tenant_id, under | held)
+            going = _list_epochs(connection, tenant_id, held & hidden)
+        if held - under - hidden:
+            log.warning("saved index holds what the ledger does not know; it is remade from the ledger")
+            found, held = None, set()
+            remove(folder)
+        saved, words = found or (self._empty(), LexicalIndex(folder))
+        generation = Generation(words, saved, epoch, opened_from)
+        if held & hidden:
+            generation.opened_epoch = min(going.values(), default=epoch) - 1
+            generation.hide(held & hidden, epoch)
+        generation.append(self._load(tenant_id, sorted(under - hidden - held)), revision)
         return generation
 
-    def _load(
-        self, tenant_id: TenantId, entry_ids: Sequence[EntryId], stored: dict[EntryId, Vectors]
-    ) -> list[Indexable]:
-        """Read what is derived of entries; those denied or not derived by today's recipes are left out."""
-        names = {
-            entry_id: name_artifacts(self.kernel, self.recipes, tenant_id, entry_id) for entry_id in entry_ids
-        }
-        with self.kernel.database.read() as connection:
-            hidden = find_denied(connection, tenant_id, entry_ids)
-            open_ids = [entry_id for entry_id in entry_ids if entry_id not in hidden]
-            wanted = [
-                name
-                for entry_id in open_ids
-                for name in (
-                    names[entry_id].parse,
-                    names[entry_id].nodes,
-                    *(() if entry_id in stored else (names[entry_id].vectors,)),
-                )
-            ]
-            payloads = dict(iter_payloads(connection, self.kernel.vault, tenant_id, wanted))
-            headers = {
-                row.id: (row, header.attributes)
-                for row, header in iter_headers(connection, self.kernel.vault, tenant_id, open_ids)
-            }
-        loaded: list[Indexable] = []
-        for entry_id in open_ids:
-            mine = names[entry_id]
-            if entry_id not in headers or mine.nodes not in payloads or mine.parse not in payloads:
-                continue
-            vectors = stored.get(entry_id)
-            if vectors is None:
-                if mine.vectors not in payloads:
-                    continue
-                vectors = load_vectors(payloads[mine.vectors], self.encoder.space.dimension)
-            row, attributes = headers[entry_id]
-            loaded.append(_indexable(row, attributes, payloads[mine.parse], vectors, payloads[mine.nodes]))
-        return loaded
+    def _empty(self) -> Saved:
+        vectors = TieredVectors(self.encoder.space.dimension, rotate=rotate, coded_rows=self.coded_rows)
+        return Saved(State(), (), 0, vectors)
 
-    def _read_segment(self, tenant_id: TenantId) -> dict[EntryId, Vectors]:
-        """Return the vectors of the manifest's segment by entry; nothing when it is missing or damaged."""
-        with self.kernel.database.read() as connection:
-            name = connection.scalar(
-                sa.select(manifests.c.folder).where(
-                    manifests.c.tenant_id == tenant_id, manifests.c.kind == SEGMENT_KIND
+    def _new_words(self, tenant_id: TenantId) -> Path:
+        """Return a folder of this process's own for the word index of the next generation."""
+        name = f"{self.presence.process}-{self.kernel.new_id()}"
+        return self.folder / tenant_id / LIVE_FOLDER / name
+
+    def _read_saved(self, tenant_id: TenantId, words: Path) -> tuple[Saved, LexicalIndex] | None:
+        """Return what is saved, its words in a folder of this process's own.
+
+        ``None``, and no folder, when files are missing or damaged, or when they are of another model.
+        """
+        folder = self.folder / tenant_id
+        published = find_published(self.kernel, tenant_id)
+        while published is not None:
+            try:
+                saved = read_catalog(
+                    folder, published.catalog, self._about(), rotate=rotate, coded_rows=self.coded_rows
                 )
-            )
-        if name is None:
-            return {}
-        path = self.folder / tenant_id / name
-        try:
-            segment = read_segment(path)
-        except (CorruptionError, FileNotFoundError) as error:
-            log.warning("vector segment is remade from the ledger", error=type(error).__name__)
-            point("segment.damaged")
-            path.unlink(missing_ok=True)  # a file that has its name is taken for whole when it is written
-            return {}
-        if segment.space != self._space_name():
-            return {}
-        found: dict[EntryId, Vectors] = {}
-        start = 0
-        for owner, rows in groupby(segment.ids, lambda name: name.partition(":")[0]):
-            end = start + sum(1 for _ in rows)
-            found[EntryId(owner)] = np.asarray(segment.vectors[start:end], np.float32)
-            start = end
-        return found
+                if saved is None:
+                    return None
+                link_lexical(folder / published.words, words)
+                index = LexicalIndex(words)
+                if index.num_docs() == saved.word_rows:
+                    return saved, index
+                trouble = "rows are missing in the word index"
+            except (CorruptionError, OSError, ValueError) as error:
+                trouble = type(error).__name__
+            if words.exists():
+                remove(words)
+            before, published = published, find_published(self.kernel, tenant_id)
+            if published == before:  # else another process published anew and deleted these
+                log.warning("saved index is remade from the ledger", error=trouble)
+                point("segment.damaged")
+                return None
+        return None
 
     def name_index(self, tenant_id: TenantId) -> ArtifactName:
         """Return the index's name in the ledger: one artifact, whose inputs are all the vectors in it."""
         return artifact_name(self.kernel.vault, tenant_id, self.recipes.index, [])
 
-    def _space_name(self) -> str:
-        return f"{self.encoder.space.digest}:{self.encoder.space.numeric_class}"
+    def _about(self) -> str:
+        """Return what saved files must have been made by to be of use: recipes and encoder."""
+        space = self.encoder.space
+        recipes = [self.recipes.parse, self.recipes.vectors, self.recipes.nodes, self.recipes.index]
+        versions: list[JsonValue] = [f"{recipe.name} {recipe.version}" for recipe in recipes]
+        return canonical_json([FORMAT, space.digest, space.numeric_class, versions]).decode()
 
-    def rewrite(self, tenant_id: TenantId) -> None:
-        """Write segment and word index anew from what is not denied, publish them, delete the old files."""
-        with self._lock(tenant_id), self._merging(tenant_id):
-            generation = self.reopen(tenant_id)
-            self._write_segment(tenant_id, generation)
-            self._delete_foreign_files(tenant_id)
+    def rewrite(self, tenant_id: TenantId, *, anew: bool = False) -> None:
+        """Write everything without what is denied, publish it, open that, delete the old files.
 
-    def reopen(self, tenant_id: TenantId) -> Generation:
-        """Open the next generation from what is not denied, and let go of the one before."""
-        with self._lock(tenant_id):
-            old = self._live.get(tenant_id)
-            generation = self._live[tenant_id] = self._open(tenant_id)
-            if old is not None:
-                old.close()
-            self.presence.hold(tenant_id, generation.opened_epoch)
-            return generation
-
-    def _write_segment(self, tenant_id: TenantId, generation: Generation) -> None:
-        state = generation.state
-        ids: list[str] = []
-        rows: list[int] = []
-        for card in sorted(state.cards, key=lambda card: card.row.id):
-            ids += [f"{card.row.id}:{index:06d}" for index in range(card.passages)]
-            rows += range(card.first_row, card.first_row + card.passages)
-        folder = self.folder / tenant_id
-        folder.mkdir(parents=True, exist_ok=True)
-        vectors = generation.vectors.rows(np.array(rows, np.int64))
-        name = write_segment(folder, space=self._space_name(), ids=ids, vectors=vectors)
-        artifact = self.name_index(tenant_id)
-        with self.kernel.database.write() as connection:
-            mine = (manifests.c.tenant_id == tenant_id) & (manifests.c.kind == SEGMENT_KIND)
-            connection.execute(manifests.delete().where(mine))
-            connection.execute(
-                manifests.insert().values(
-                    tenant_id=tenant_id, kind=SEGMENT_KIND, artifact=artifact, folder=name
-                )
-            )
-        generation.saved_rows = len(state.row_entry)
-
-    def _delete_foreign_files(self, tenant_id: TenantId) -> None:
-        """Delete every index file that neither the manifest nor the live generation names."""
-        folder = self.folder / tenant_id
-        if not folder.exists():
-            return
-        with self.kernel.database.read() as connection:
-            named = set(
-                connection.scalars(sa.select(manifests.c.folder).where(manifests.c.tenant_id == tenant_id))
-            )
-        live = self._live.get(tenant_id)
-        for path in folder.iterdir():
-            if path.is_file() and path.name not in named:
-                point("index.unlink")
-                path.unlink()
-        others = self.presence.list_living() - {self.presence.process}
-        for path in (folder / WORDS_FOLDER).glob("*"):
-            if path.name.partition("-")[0] not in others and (live is None or path != live.folder):
-                point("index.rmtree")
-                shutil.rmtree(path)
+        ``anew``, from the ledger alone: what was derived again may differ from what is saved.
+        """
+        with self._merging(tenant_id):
+            live = self.reopen(tenant_id, anew=True) if anew else self.get(tenant_id)
+            self._replace(tenant_id, live)
 
     def save(self, tenant_id: TenantId) -> None:
-        """Compact: write the live generation's vectors into one segment, in canonical order."""
-        with self._lock(tenant_id), self._merging(tenant_id):
+        """Compact: write what came since into the files."""
+        with self._merging(tenant_id):
             live = self.get(tenant_id)
             if live.opened_epoch < live.hidden_epoch:
-                return  # it holds what is being forgotten; that request writes the segment without it
-            self._write_segment(tenant_id, live)
-            self._delete_foreign_files(tenant_id)
+                return  # it holds what is being forgotten; that request writes the files without it
+            self._replace(tenant_id, live)
+
+    def _replace(self, tenant_id: TenantId, live: Generation) -> None:
+        """Write what a generation shows, and open that. Searches and ingest go on meanwhile.
+
+        What comes in between is read from the ledger when the files are opened.
+        """
+        folder = self.folder / tenant_id
+        folder.mkdir(parents=True, exist_ok=True)
+        words = f"words-{self.kernel.new_id()}"
+        with live.held() as state:
+            shows_all = bool((state.valid_until > 0).all())
+            if shows_all:
+                live.words.link_to(folder / words)
+                word_rows = live.words.num_docs()
+        if not shows_all:
+            word_rows = self._write_words(tenant_id, state, folder / words)
+        catalog = write_catalog(
+            folder,
+            self._about(),
+            state,
+            live.list_titles(),
+            word_rows,
+            live.vectors,
+            rotate=rotate,
+            coded_rows=self.coded_rows,
+        )
+        with self._lock(tenant_id):
+            publish(self.kernel, tenant_id, self.name_index(tenant_id), Published(catalog, words))
+            self.reopen(tenant_id)
+            self._delete_unnamed(tenant_id)
+
+    def _write_words(self, tenant_id: TenantId, state: State, folder: Path) -> int:
+        """Write the words of what a view shows anew, return how many rows they are of.
+
+        What is hidden would stay in the statistics and the files of the live index.
+        """
+        words = LexicalIndex(folder)
+        alive = np.flatnonzero(state.valid_until > 0).tolist()
+        add_words(self.kernel, self.recipes, tenant_id, state, alive, words)
+        rows = words.num_docs()
+        words.close()
+        return rows
+
+    def _delete_unnamed(self, tenant_id: TenantId) -> None:
+        """Delete every index file that no manifest, live generation or other process names."""
+        others = self.presence.list_living() - {self.presence.process}
+        keep = dict.fromkeys(others, True)
+        live = self._live.get(tenant_id)
+        if live is not None:
+            keep[live.folder.name] = True
+        delete_unnamed(self.folder / tenant_id, find_published(self.kernel, tenant_id), keep)
 
     def is_worth_saving(self, tenant_id: TenantId) -> bool:
-        """Say whether so much came since the segment was written that it should be written again.
+        """Say whether so much came since the files were written that they should be written again.
 
-        A growing share, so that a bulk load writes each row a few times at most.
+        A growing share, so that a bulk load writes each row a few times at most, up to what searches can well
+        compare whole.
         """
-        live = self.get(tenant_id)
-        unsaved = len(live.state.row_entry) - live.saved_rows
-        return unsaved > max(UNSAVED_ROWS, live.saved_rows // 2)
+        state = self.get(tenant_id).state
+        unsaved = len(state.row_entry) - state.saved
+        share = min(state.saved // 2, max(MOST_UNSAVED_ROWS, state.saved // 16))
+        return unsaved > max(UNSAVED_ROWS, share)
 
     def open_all(self) -> None:
         """Open every tenant's generation, and delete files left by a process that ended hard."""
         for tenant_id in self.kernel.list_tenants():
-            self._delete_foreign_files(tenant_id)
+            # While another process writes files, it looks after those that nobody names, too.
+            with (
+                suppress(UnavailableError),
+                self._merging(tenant_id, timeout_seconds=0.1),
+                self._lock(tenant_id),
+            ):
+                self._delete_unnamed(tenant_id)
             self.get(tenant_id)
 
-    def count_rows(self) -> int:
-        """Return how many rows are in memory, of all tenants."""
-        return sum(len(live.state.row_entry) for live in list(self._live.values()))
+    def count_new_rows(self) -> int:
+        """Return how many rows' vectors are in memory whole, of all tenants."""
+        return sum(live.vectors.new_rows for live in list(self._live.values()))
 
     def close(self) -> None:
-        """Close every generation; word indexes go, segments stay."""
+        """Close every generation; word indexes of this process go, what is saved stays."""
         for generation in self._live.values():
             generation.close()
         self._live.clear()
+        self._entered.clear()
         self.presence.leave()
-
-
-class IndexStore:
-    """The registered store over the live generation and the index files."""
-
-    name = "index"
-    tables = frozenset({"manifests"})
-
-    def __init__(self, indexes: Indexes) -> None:
-        self.indexes = indexes
-
-    def erase(self, tenant_id: TenantId, ids: Set[str]) -> int:
-        """Rewrite the index from the survivors; return how many rows went."""
-        held = self.holds(tenant_id, ids)
-        self.indexes.rewrite(tenant_id)
-        return held
-
-    def holds(self, tenant_id: TenantId, ids: Set[str]) -> int:
-        """Return how many rows the live generation, its word index and the segment still hold of these."""
-        generation = self.indexes.get(tenant_id)
-        state = generation.state
-        words = sum(generation.words.count_rows(EntryId(i)) for i in ids)
-        in_memory = sum(
-            state.cards[state.ordinals[EntryId(i)]].passages for i in ids if EntryId(i) in state.ordinals
-        )
-        on_disk = sum(
-            len(vectors)
-            for entry_id, vectors in self.indexes._read_segment(tenant_id).items()
-            if entry_id in ids
-        )
-        return in_memory + words + on_disk
-
-    def iter_content(self, tenant_id: TenantId) -> Iterator[dict[str, JsonValue]]:
-        """Yield each row with its vector's digest, and how many rows the word index counts."""
-        generation = self.indexes.get(tenant_id)
-        state = generation.state
-        for ordinal, card in enumerate(state.cards):
-            rows = np.flatnonzero(state.row_entry == ordinal)
-            yield {
-                "entry": card.row.id,
-                "version": state.get_version(ordinal),
-                "rows": len(rows),
-                "sha256": digest_rows(generation.vectors.rows(rows)),
-            }
-        yield {"word_rows": generation.words.num_docs()}
-        with self.indexes.kernel.database.read() as connection:
-            for row in connection.execute(sa.select(manifests).where(manifests.c.tenant_id == tenant_id)):
-                yield {"manifest": row.kind, "artifact": row.artifact, "folder": row.folder}
-
-    @staticmethod
-    def owns(path: PurePosixPath) -> bool:
-        """Every file in the index folder."""
-        return path.parts[:1] == (INDEX_FOLDER,)
 
 
 def _list_denied_since(connection: sa.Connection, tenant_id: TenantId, epoch: int) -> list[EntryId]:
@@ -382,12 +374,16 @@ def _list_denied_since(connection: sa.Connection, tenant_id: TenantId, epoch: in
     return [EntryId(i) for i in found]
 
 
-def _indexable(
-    row: EntryRow, attributes: Attributes, parse: bytes, vectors: Vectors, nodes: bytes
-) -> Indexable:
-    return Indexable(row, attributes, load_parsed(parse), vectors, load_nodes(nodes))
-
-
-def digest_rows(vectors: Vectors) -> str:
-    """Return the sha256 of float32 rows."""
-    return hashlib.sha256(np.ascontiguousarray(vectors, np.float32).tobytes()).hexdigest()
+def _list_epochs(
+    connection: sa.Connection, tenant_id: TenantId, entry_ids: Set[EntryId]
+) -> dict[EntryId, int]:
+    """Return the epoch at which each of these denied entries was denied."""
+    found: dict[EntryId, int] = {}
+    for chunk in chunked(sorted(entry_ids)):
+        rows = connection.execute(
+            sa.select(denied.c.entry_id, forgets.c.epoch)
+            .join(forgets, forgets.c.id == denied.c.forget_id)
+            .where(denied.c.tenant_id == tenant_id, denied.c.entry_id.in_(chunk))
+        )
+        found.update({EntryId(row.entry_id): int(row.epoch) for row in rows})
+    return found

@@ -44,7 +44,7 @@ class Recipes:
             parse=Recipe("parse", 2),
             vectors=Recipe("vectors", 1, parameters),
             nodes=Recipe("nodes", 1, parameters),
-            topics=Recipe("topics", 1, parameters),
+            topics=Recipe("topics", 2, parameters),
             index=Recipe("index", 1, parameters),
         )
 

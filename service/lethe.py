@@ -12,11 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import sqlalchemy as sa
 import structlog
 
 from memory.clock import to_datetime, to_micros
-from memory.errors import CorruptionError, ForgottenError, LetheError, NotFoundError
+from memory.errors import CorruptionError, ForgottenError, InvalidInputError, LetheError, NotFoundError
 from memory.fence import shared
 from memory.journal import iter_headers, list_entry_ids, list_versions
 from memory.kernel import Kernel, find_denied, get_position
@@ -27,9 +28,11 @@ from memory.values import Content, EntryId, JsonValue, SourceId, TenantId
 from reader.switch import SwitchingReader
 from service.access import Access
 from service.answer import Answerer
+from service.browsing import Browser
 from service.cursor import make_cursor, read_cursor
 from service.forgetting import Forgetting
 from service.gauges import Gauges, render
+from service.generation import Generation
 from service.index import Indexes
 from service.listing import list_sources
 from service.recall import Recaller
@@ -39,6 +42,7 @@ from service.views import (
     Answered,
     ForgetView,
     JobView,
+    NodeView,
     Page,
     Principal,
     Recalled,
@@ -53,6 +57,8 @@ TEND_SECONDS = 1.0
 ORPHAN_SECONDS = 900.0
 """Longer than any request takes from making its keys to writing its entries."""
 OPEN = ("queued", "running")
+CHILDREN = "children"
+"""What the cursor of a node's children says instead of a name."""
 
 log = structlog.get_logger()
 
@@ -172,7 +178,7 @@ class Lethe:
                     self.kernel.jobs.add(connection, row.tenant_id, FORGET, [row.id])
 
     def _lacks_derived(self, connection: sa.Connection, tenant_id: TenantId) -> bool:
-        indexed = self.indexes.get(tenant_id).state.ordinals.keys()
+        indexed = set(self.indexes.get(tenant_id).state.ordinals)
         ids = set(list_entry_ids(connection, tenant_id))
         missing = ids - indexed - find_denied(connection, tenant_id, ids)
         made = {EntryId(under) for _, under in list_artifacts(connection, tenant_id, "nodes")}
@@ -341,6 +347,32 @@ class Lethe:
         )
         return Page(tuple(views), None if last is None else make_cursor(*last))
 
+    # The hierarchy
+
+    def list_topics(
+        self, tenant_id: TenantId, *, level: int | None = None, cursor: str | None, limit: int
+    ) -> Page[NodeView]:
+        """Return a page of topics, of one level or the topmost; called while ``reading``."""
+        with self.kernel.database.read() as connection:
+            browser = Browser(self.kernel, self.indexes, self.recaller, connection, tenant_id)
+            views, last = browser.list_topics(level=level, after=read_cursor(cursor), limit=limit)
+        return Page(tuple(views), None if last is None else make_cursor(*last))
+
+    def get_node(
+        self, tenant_id: TenantId, node_id: str, *, cursor: str | None = None, limit: int = 50
+    ) -> tuple[NodeView, str | None]:
+        """Return a topic, source or section with a page of its children, and the next page's cursor.
+
+        Called while ``reading``.
+        """
+        skip, what = read_cursor(cursor) or (0, CHILDREN)
+        if what != CHILDREN or skip < 0:
+            raise InvalidInputError("not a cursor of this node", where="cursor")
+        with self.kernel.database.read() as connection:
+            browser = Browser(self.kernel, self.indexes, self.recaller, connection, tenant_id)
+            view = browser.get_node(node_id, skip=skip, limit=limit)
+        return view, make_cursor(skip + limit, CHILDREN) if view.more_children else None
+
     # Recall and answer
 
     def recall(
@@ -433,10 +465,11 @@ class Lethe:
         state = generation.state
         hidden = sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id)
         mine = (entries.c.tenant_id == tenant_id) & entries.c.id.not_in(hidden)
-        shown = [card for ordinal, card in enumerate(state.cards) if state.get_version(ordinal)]
+        shown = state.valid_until > 0
         with self.kernel.database.read() as connection:
             position = get_position(connection, tenant_id)
-            held = connection.scalar(sa.select(sa.func.count()).select_from(entries).where(mine)) or 0
+            sealed = sa.func.sum(sa.func.length(entries.c.header) + sa.func.length(entries.c.body))
+            held, journal = connection.execute(sa.select(sa.func.count(), sealed).where(mine)).one()
             kinds = connection.execute(
                 sa.select(
                     artifacts.c.recipe, sa.func.count(), sa.func.sum(sa.func.length(artifacts.c.payload))
@@ -459,8 +492,9 @@ class Lethe:
             "epoch": position.epoch,
             "entries": held,
             "sources": visible,
-            "passages": sum(card.passages for card in shown),
-            "nodes": sum(len(card.nodes) for card in shown),
+            "passages": int(state.passages[shown].sum()),
+            "nodes": int(state.nodes[shown].sum()),
+            "tiers": _tiers(generation, int(journal or 0) + sum(int(size or 0) for _, _, size in kinds)),
             "artifacts": {recipe: {"count": count, "bytes": int(size or 0)} for recipe, count, size in kinds},
             "jobs": dict(self.kernel.jobs.count_open(tenant_id)),
             "forgets": {name: int(count) for name, count in states},
@@ -470,6 +504,25 @@ class Lethe:
             "reader": self.answerer.reader.name,
             "hierarchy": self.recaller.hierarchy,
         }
+
+
+def _tiers(generation: Generation, sealed: int) -> dict[str, JsonValue]:
+    """Return the bytes of what is not hidden, tier by tier, and of each passage: codes in memory, vectors in
+    files, those of what is new whole in memory, and the sealed content.
+    """
+    state, dimension = generation.state, generation.vectors.dimension
+    shown = state.valid_until > 0
+    rows = (state.passages + state.nodes)[shown]
+    in_files = int(rows[: np.count_nonzero(shown[: state.saved_entries])].sum())
+    coded = in_files if generation.vectors.has_codes else 0
+    passages = max(1, int(state.passages[shown].sum()))
+    tiers = {
+        "codes": coded * -(-dimension // 8),
+        "vectors": in_files * dimension * 2,
+        "new_vectors": (int(rows.sum()) - coded) * dimension * 4,
+        "content": sealed,
+    }
+    return {name: {"bytes": size, "per_passage": round(size / passages, 1)} for name, size in tiers.items()}
 
 
 INGEST_STRIDE = 16

@@ -18,8 +18,9 @@ from memory.journal import EntryRow, iter_headers, list_rows, list_versions
 from memory.kernel import Kernel, find_denied
 from memory.tables import jobs
 from memory.values import Attributes, EntryId, JsonValue, SourceId, TenantId
-from service.generation import Card, State
+from service.cards import Card
 from service.remember import INGEST, view_job
+from service.state import State
 from service.views import JobView, SourceView
 
 Key = tuple[int, str]

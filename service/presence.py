@@ -54,7 +54,10 @@ class Presence:
         return self.is_told and time.monotonic() - self._renewed_at > PRESENT_SECONDS / 2
 
     def enter(self, tenant_id: TenantId) -> int:
-        """Say that an index is opened from now on, before anything is read for it; return the epoch."""
+        """Say that an index is opened from now on, before anything is read for it; return the epoch.
+
+        Until ``hold`` it counts as one from before every request.
+        """
         if not self.is_told:
             with self.kernel.database.read() as connection:
                 return get_position(connection, tenant_id).epoch
@@ -66,7 +69,7 @@ class Presence:
             if known is None:
                 connection.execute(
                     searchers.insert().values(
-                        process=self.process, tenant_id=tenant_id, epoch=epoch, until_us=self._until_us()
+                        process=self.process, tenant_id=tenant_id, epoch=0, until_us=self._until_us()
                     )
                 )
         return epoch

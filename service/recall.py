@@ -24,13 +24,16 @@ from memory.ports import Encoder
 from memory.values import EntryId, JsonValue, Parsed, PassageId, TenantId
 from retrieval.distinct import distinct
 from retrieval.rank import Question, Ranked, rank
-from service.generation import SECTION, SOURCE, Generation, State, filter_entries
+from service.generation import Generation
 from service.index import Indexes
 from service.ingest import name_artifacts
 from service.metrics import observe_stages
+from service.state import PASSAGE, State, filter_entries
 from service.views import Recalled, RecallHit, Span
 
 MAX_LIMIT = 200
+MAX_DUPLICATES = 20
+"""So many near-duplicates of one hit are named."""
 HEADING_SEPARATOR = " > "
 
 
@@ -74,7 +77,7 @@ class Recaller:
             epoch = get_position(connection, tenant_id).epoch
         entries = state.list_visible(None if as_of is None else to_micros(as_of))
         if condition is not None:
-            entries &= filter_entries(state, condition)
+            entries = entries & filter_entries(state, condition)
         lap("select")
         vector = self.encoder.encode([query], role="query")[0]
         lap("encode")
@@ -83,11 +86,11 @@ class Recaller:
         ranked = rank(
             Question(query, vector),
             vectors=generation.vectors,
-            words=generation.words,
+            words=generation.words.numbered(state.names),
             catalog=StateCatalog(generation, state, entries, texts),
             limit=2 * limit,
-            passages=state.select_rows(entries),
-            nodes=state.select_rows(entries, kinds=(SECTION, SOURCE)) if descend else None,
+            passages=state.select_passages(entries),
+            nodes=state.select_nodes(entries) if descend else None,
         )
         lap("search")
         hits = hydrate(state, ranked, texts, limit)
@@ -98,9 +101,15 @@ class Recaller:
     def recheck(self, tenant_id: TenantId, recalled: Recalled) -> Recalled:
         """Drop hits that were denied meanwhile. Called while the fence is held."""
         with self.kernel.database.read() as connection:
-            hidden = find_denied(connection, tenant_id, {hit.entry_id for hit in recalled.hits})
+            shown = {hit.entry_id for hit in recalled.hits}
+            shown |= {entry_id for hit in recalled.hits for _, entry_id in hit.duplicates}
+            hidden = find_denied(connection, tenant_id, shown)
             epoch = get_position(connection, tenant_id).epoch
-        hits = tuple(hit for hit in recalled.hits if hit.entry_id not in hidden)
+        hits = tuple(
+            replace(hit, duplicates=tuple(one for one in hit.duplicates if one[1] not in hidden))
+            for hit in recalled.hits
+            if hit.entry_id not in hidden
+        )
         return replace(recalled, epoch=epoch, hits=hits)
 
     def load_parsed(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> Mapping[EntryId, Parsed]:
@@ -133,9 +142,10 @@ class Texts:
 
 
 def hydrate(state: State, ranked: Sequence[Ranked], texts: Texts, limit: int) -> list[RecallHit]:
-    """Return the best ``limit`` passages with their texts, near-duplicates dropped.
+    """Return the best ``limit`` passages with their texts, each standing for its near-duplicates.
 
-    Texts are read as far down the ranking as it takes, and no further.
+    The one with the best score stands for the others; of equal ones the newest, then the one whose id is
+    smallest. Texts are read as far down the ranking as it takes, and no further.
     """
     hits: list[RecallHit] = []
     for start in range(0, len(ranked), limit):
@@ -145,10 +155,22 @@ def hydrate(state: State, ranked: Sequence[Ranked], texts: Texts, limit: int) ->
             entry = parsed[state.cards[found.source].row.id]
             if entry is not None:
                 hits.append(make_hit(state, found, entry))
-        kept = distinct([hit.text for hit in hits], limit=limit)
-        if len(kept) == limit or start + limit >= len(ranked):
-            return [hits[at] for at in kept]
+        groups = distinct([hit.text for hit in hits], limit=limit)
+        if len(groups) == limit or start + limit >= len(ranked):
+            return [_represent(state, [hits[at] for at in group]) for group in groups]
     return []
+
+
+def _represent(state: State, alike: Sequence[RecallHit]) -> RecallHit:
+    """Return the hit that stands for near-duplicates, with the ids of the others."""
+
+    def order(hit: RecallHit) -> tuple[float, int, str]:
+        recorded_us = state.cards[state.ordinals[hit.entry_id]].row.recorded_us
+        return -hit.score, -recorded_us, hit.passage_id
+
+    best, *others = sorted(alike, key=order)
+    duplicates = tuple((hit.passage_id, hit.entry_id) for hit in others[:MAX_DUPLICATES])
+    return replace(best, duplicates=duplicates)
 
 
 class StateCatalog:
@@ -170,6 +192,15 @@ class StateCatalog:
         """Return the row of the smallest node over each passage, -1 where there is none."""
         return self._state.row_parent[passages]
 
+    def neighbours(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the rows before and after each, in its entry; -1 where it is the first or the last."""
+        state = self._state
+        after = np.minimum(passages + 1, len(state.row_entry) - 1)
+        follows = (after > passages) & (state.row_entry[after] == state.row_entry[passages])
+        follows &= state.row_kind[after] == PASSAGE
+        before = np.where(state.row_index[passages] > 0, passages - 1, -1)
+        return np.stack([before, np.where(follows, after, -1)], axis=1)
+
     def sources(self, passages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the ordinal of each row's entry."""
         return self._state.row_entry[passages].astype(np.int64)
@@ -179,6 +210,10 @@ class StateCatalog:
         card = self._state.cards[int(self._state.row_entry[node])]
         outline = card.nodes[int(self._state.row_index[node])]
         return card.first_row + np.array(outline.passages, np.int64)
+
+    def sizes(self, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return how many passages each node gathers."""
+        return np.array([len(self.passages_under(node)) for node in nodes.tolist()], np.int64)
 
     def passages_of(self, source: int) -> npt.NDArray[np.int64]:
         """Return the rows of an entry's passages."""

@@ -95,9 +95,7 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(
         default=None, description="CPU threads of the models; default: torch's own choice"
     )
-    hierarchy: bool = Field(
-        default=True, description="whether recall descends through sections, sources and topics"
-    )
+    hierarchy: bool = Field(default=True, description="whether what stands around a passage counts in recall")
     otel_endpoint: str | None = Field(
         default=None, description="where to send traces (OTLP over HTTP); needs lethe[otel]; default: nowhere"
     )

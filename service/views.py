@@ -128,7 +128,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class RecallHit:
-    """One passage found. ``entry_id`` is its lineage, for the check before sending."""
+    """One passage found. ``entry_id`` is its lineage, for the check before sending.
+
+    ``duplicates`` are near-duplicates it stands for, each with its lineage.
+    """
 
     passage_id: PassageId
     source_id: SourceId
@@ -142,6 +145,7 @@ class RecallHit:
     subjects: tuple[str, ...]
     metadata: Mapping[str, JsonValue]
     occurred_at: datetime | None = None
+    duplicates: tuple[tuple[PassageId, EntryId], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,55 @@ class Recalled:
     epoch: int
     hits: tuple[RecallHit, ...]
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+NodeKind = Literal["topic", "source", "section", "passage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence that stands for a node, verbatim, and where it is: code points in its source's text."""
+
+    source_id: SourceId
+    entry_id: EntryId
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChild:
+    """What lies right below a node."""
+
+    id: str
+    kind: NodeKind
+    title: str | None
+    sources: int
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node of the hierarchy. ``level`` counts topics from the sources up; ``label`` are telling words.
+
+    ``subjects`` with the number of sources about each, most frequent first; None where they were not
+    counted. ``parent`` is None at the top, and while what lies above is folded again.
+    """
+
+    id: str
+    kind: NodeKind
+    level: int | None
+    label: tuple[str, ...]
+    title: str | None
+    parent: str | None
+    children: tuple[NodeChild, ...]
+    more_children: bool
+    summary: tuple[Sentence, ...]
+    sources: int
+    passages: int
+    first_at: datetime
+    last_at: datetime
+    subjects: tuple[tuple[str, int], ...] | None
 
 
 @dataclass(frozen=True, slots=True)

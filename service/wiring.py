@@ -33,7 +33,8 @@ from service.access import Access, write_private
 from service.answer import Answerer
 from service.engine import EngineConnection
 from service.forgetting import Forgetting
-from service.index import Indexes, IndexStore
+from service.index import Indexes
+from service.index_store import IndexStore
 from service.ingest import Recipes
 from service.lethe import Lethe, Waker
 from service.recall import Recaller

@@ -231,8 +231,8 @@ class Work:
             delete_entries(connection, job.tenant_id, entry_ids)
         self.kernel.vault.destroy_keys(job.tenant_id, entry_ids)
 
-    def _fold(self, job: Job) -> None:
-        if not fold_topics(self.kernel, self.indexes, job.tenant_id):
+    def _fold(self, job: Job, *, anew: bool = False) -> None:
+        if not fold_topics(self.kernel, self.indexes, job.tenant_id, anew=anew):
             raise UnavailableError("a forget came between; folding again")
         self._finish(job)
 
@@ -250,8 +250,8 @@ class Work:
             self._derive_again(tenant_id, batch)
             self.kernel.jobs.extend([job], min(0.9, at * INGEST_BATCH / max(1, len(everything))))
         self._drop_stale(tenant_id, everything)
-        self.indexes.rewrite(tenant_id)
-        self._fold(job)
+        self.indexes.rewrite(tenant_id, anew=True)
+        self._fold(job, anew=True)
         # Different after a change of recipe, or when something was lost or not folded yet; else a defect.
         same = digest_content(self.forgetting.derived, tenant_id) == before
         log.info("rebuilt", entries=len(everything), same_content=same)

@@ -33,6 +33,8 @@ EXPECTED: dict[tuple[str, str], frozenset[str] | None] = {
     ("POST", "/v1/memories"): frozenset({WRITE}),
     ("GET", "/v1/memories"): frozenset({READ}),
     ("POST", "/v1/recall"): frozenset({READ}),
+    ("GET", "/v1/topics"): frozenset({READ}),
+    ("GET", "/v1/nodes/{id}"): frozenset({READ}),
     ("POST", "/v1/answer"): frozenset({READ}),
     ("POST", "/v1/forget"): frozenset({FORGET}),
     ("GET", "/v1/forget/{id}"): frozenset({READ, FORGET}),
@@ -76,6 +78,7 @@ class Things:
 
     def id_for(self, path: str) -> str:
         kinds = {"documents": self.document, "jobs": self.job, "forget": self.forget, "keys": self.key}
+        kinds["nodes"] = self.document
         return kinds[path.split("/")[2]]
 
 

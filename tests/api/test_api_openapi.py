@@ -16,6 +16,8 @@ CONTRACT = {
     "/v1/documents/{id}": {"get", "put", "delete"},
     "/v1/memories": {"get", "post"},
     "/v1/recall": {"post"},
+    "/v1/topics": {"get"},
+    "/v1/nodes/{id}": {"get"},
     "/v1/answer": {"post"},
     "/v1/forget": {"post"},
     "/v1/forget/{id}": {"get"},

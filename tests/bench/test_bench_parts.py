@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from api.replies import AnswerReply, CitationReply
 from bench.answers import Asked, article_of, document_of, judge
 from bench.figures import latency, percentile, spread
+from bench.hierarchy import describe, interval, pool
+from bench.long_chats import chats_of, join
 from bench.main import keep
 from bench.squad13 import Question
 from bench.texts import SETS, sentences_of, short_documents
@@ -96,3 +99,27 @@ def _asked(question: Question, answer: str | None, citations: list[CitationReply
         tokens={},
     )
     return Asked(question, reply, seconds)
+
+
+def test_long_chats_are_threads_of_the_same_friends() -> None:
+    """Others in a group come and go; a group is another thread than its two friends alone."""
+    texts = {
+        "2": "Time: 20260102_10:00\nAda: one\nBo: two",
+        "1": "Time: 20260101_10:00\nBo: three\nAda: four",
+        "3": "Time: 20260103_10:00\nAda: five\nBo: six\nCy: seven",
+        "4": "Time: 20260104_10:00\nAda: eight\nBo: nine\nDi: ten\nEd: eleven",
+    }
+    assert join(texts) == {"Ada Bo": ["1", "2"], "group Ada Bo": ["3", "4"]}
+    assert chats_of(["1/0", "1/1", "2/0", "1/2"]) == ["1", "2"]
+
+
+def test_an_interval_holds_the_mean_and_narrows() -> None:
+    gains = np.array([0.0] * 90 + [1.0] * 10)
+    few, many = interval(gains), interval(np.tile(gains, 25))
+    assert few["mean"] == many["mean"] == 0.1
+    assert 0.0 < float(str(few["low"])) < float(str(many["low"])) < 0.1
+    assert 0.1 < float(str(many["high"])) < float(str(few["high"])) < 0.2
+    halves = describe(np.array([0.0, 1.0, 0.0, 1.0]))
+    assert (halves["odd"], halves["even"]) == (interval(np.ones(2)), interval(np.zeros(2)))
+    pooled = pool({"a": np.zeros(3), "b": np.ones(1)})
+    assert (pooled["questions"], pooled["better"], pooled["mean"]) == (4, 1, 0.25)

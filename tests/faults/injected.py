@@ -29,9 +29,11 @@ from memory.digest import digest_content
 from memory.errors import LetheError
 from memory.faults import striking
 from memory.jobs import LEASE_SECONDS
-from memory.tables import certificates, forgets, jobs, manifests
+from memory.tables import certificates, forgets, jobs
 from memory.values import Content, EntryId
+from service.catalog import list_catalog_files
 from service.presence import PRESENT_SECONDS
+from service.published import LIVE_FOLDER, find_published
 from service.views import Scope
 from service.work import COMPACT
 from tests.faults.stories import (
@@ -322,9 +324,11 @@ class Stage:
     def _check_index_files(self) -> None:
         lethe = self.house.lethe
         folder = self.folder / "index" / TENANT
-        with lethe.kernel.database.read() as connection:
-            named = set(connection.scalars(sa.select(manifests.c.folder)))
-        assert {path.name for path in folder.iterdir() if path.is_file()} <= named
+        published = find_published(lethe.kernel, TENANT)
+        named = {LIVE_FOLDER}
+        if published is not None:
+            named |= {published.words, *list_catalog_files(folder, published.catalog)}
+        assert {path.name for path in folder.iterdir()} <= named
         live = lethe.indexes._live[TENANT].folder
         assert [path for path in (folder / "words").iterdir() if path != live] == []
         assert not [path for path in self.folder.iterdir() if path.suffix == ".new"]

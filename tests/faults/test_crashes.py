@@ -13,7 +13,8 @@ from memory.sqlite import SqliteDatabase
 from memory.values import Attributes, Content
 from memory.vault import TABLES
 from service.forgetting import Forgetting
-from service.index import Indexes, IndexStore
+from service.index import Indexes
+from service.index_store import IndexStore
 from service.stores import CONTENT_TABLES, ArtifactStore, JournalStore, KeyStore
 from service.views import Scope
 from tests.faults.stories import (
@@ -40,8 +41,8 @@ STEPS: tuple[tuple[object, str, bool], ...] = (
     (ArtifactStore, "erase", False),
     (ArtifactStore, "erase", True),
     (IndexStore, "erase", False),
-    (Indexes, "_write_segment", False),
-    (Indexes, "_write_segment", True),
+    (Indexes, "_replace", False),
+    (Indexes, "_replace", True),
     (IndexStore, "erase", True),
     (Forgetting, "fold", True),
     (unlearning.forget, "scan_residue", False),

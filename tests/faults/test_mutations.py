@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from memory.tables import entries
 from service.forgetting import Forgetting
 from service.index import Indexes
+from service.state import State
 from service.stores import CONTENT_TABLES
 from service.views import Scope
 from tests.faults.scanner import scan
@@ -130,14 +131,12 @@ def test_keeping_the_old_word_index_fails_the_request(world: World, monkeypatch:
     """Terms and statistics of what went would stay in it: the store counts them."""
     tell(world)
 
-    def rewrite(self: Indexes, tenant_id: Any) -> None:
-        old, new = self._live[tenant_id], self._open(tenant_id)
-        new.words.close()
-        new.words = old.words
-        self._live[tenant_id] = new
-        self._write_segment(tenant_id, new)
+    def keep(self: Indexes, tenant_id: Any, state: State, folder: Path) -> int:
+        live = self._live[tenant_id]
+        live.words.link_to(folder)
+        return live.words.num_docs()
 
-    monkeypatch.setattr(Indexes, "rewrite", rewrite)
+    monkeypatch.setattr(Indexes, "_write_words", keep)
     view = fence_and_run(world)
 
     assert view.state == "failed" and "index" in view.error["detail"]
@@ -150,16 +149,14 @@ def test_removing_rows_from_the_word_index_is_not_enough(
     _, gone = tell(world)
     world.tell(plain(8))
 
-    def rewrite(self: Indexes, tenant_id: Any) -> None:
-        old, new = self._live[tenant_id], self._open(tenant_id)
-        old.words.remove([one.entry_id for one in gone])
-        old.words.commit()
-        new.words.close()
-        new.words = old.words
-        self._live[tenant_id] = new
-        self._write_segment(tenant_id, new)
+    def keep(self: Indexes, tenant_id: Any, state: State, folder: Path) -> int:
+        live = self._live[tenant_id]
+        live.words.remove([one.entry_id for one in gone])
+        live.words.commit()
+        live.words.link_to(folder)
+        return live.words.num_docs()
 
-    monkeypatch.setattr(Indexes, "rewrite", rewrite)
+    monkeypatch.setattr(Indexes, "_write_words", keep)
     assert fence_and_run(world).state == "failed"
 
 
@@ -167,7 +164,7 @@ def test_an_old_segment_left_behind_fails_the_request(world: World, monkeypatch:
     """No manifest names it, no store counts it: the scan finds the vectors in it, each time it is tried."""
     tell(world)
     with monkeypatch.context() as broken:
-        broken.setattr(Indexes, "_delete_foreign_files", lambda self, tenant_id: None)
+        broken.setattr(Indexes, "_delete_unnamed", lambda self, tenant_id: None)
         view = fence_and_run(world)
         assert view.state == "failed" and ".segment" in view.error["detail"]
         fence_and_run(world)
@@ -182,7 +179,7 @@ def test_a_segment_that_is_not_rewritten_fails_the_request(
 ) -> None:
     """The manifest still names the old file: the store counts its rows."""
     tell(world)
-    monkeypatch.setattr(Indexes, "_write_segment", lambda self, tenant_id, generation: None)
+    monkeypatch.setattr(Indexes, "_replace", lambda self, tenant_id, live: None)
     view = fence_and_run(world)
 
     assert view.state == "failed" and "index" in view.error["detail"]

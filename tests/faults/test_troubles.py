@@ -173,7 +173,7 @@ def read_only(disk: Disk) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("days", [-3, 3])
-@pytest.mark.parametrize("at", ["_load", "_write_segment", "name_index"])
+@pytest.mark.parametrize("at", ["_load", "_replace", "name_index"])
 def test_a_clock_that_jumps_in_the_midst_of_jobs_changes_nothing(
     days: int, at: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

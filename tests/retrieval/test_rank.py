@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from memory.values import EntryId
+from retrieval.faiss_vectors import FlatVectors
 from retrieval.lexical import LexicalIndex, LexicalRow
 from retrieval.rank import DEFAULT_WEIGHTS, Question, probability, rank
 from retrieval.titles import Titles
-from retrieval.vectors import FlatVectors
 
 DIMENSION = 32
 
@@ -63,11 +63,20 @@ class Library:
     def parents(self, passages):
         return np.array([self.parent.get(key, -1) for key in passages.tolist()], dtype=np.int64)
 
+    def neighbours(self, passages):
+        def beside(key, other):
+            return other if self.owner.get(other) == self.owner[key] else -1
+
+        return np.array([[beside(k, k - 1), beside(k, k + 1)] for k in passages.tolist()]).reshape(-1, 2)
+
     def sources_of(self, passages):
         return np.array([self.owner[key] for key in passages.tolist()], dtype=np.int64)
 
     def passages_under(self, node):
         return self.under[node]
+
+    def sizes(self, nodes):
+        return np.array([len(self.under[node]) for node in nodes.tolist()], dtype=np.int64)
 
     def passages_of(self, source):
         return np.array([key for key, owner in self.owner.items() if owner == source], dtype=np.int64)
@@ -157,7 +166,41 @@ def test_hierarchy_off_ranks_passages_alone(library):
     on = library.ask("dogs guards house", hierarchy=True)
     off = library.ask("dogs guards house", hierarchy=False)
     assert off[0][1] == on[0][1] == "A dog guards the house"
-    assert off[0][2].bm25 != on[0][2].bm25
+    assert off[0][2].cosine != on[0][2].cosine
+
+
+def test_a_passage_gains_from_a_better_one_beside_it(tmp_path):
+    """Its own score says nothing; the next passage of the same source answers the question."""
+    shelf = {
+        "talk": ("", "", ["zebra " * 9, "Ann: lime", "the ferry leaves from the mole at nine", "Bo: plum"]),
+        "other": ("", "", ["Cy: fig"]),
+    }
+    shelf["talk"][2][:1] = [f"zebra {number}" for number in range(9)]  # too many for a small node
+    library = Library(tmp_path, shelf)
+    query = "when does the ferry leave the mole"
+    on = [text for _, text, _ in library.ask(query, limit=50)]
+    assert set(on[:3]) == {"the ferry leaves from the mole at nine", "Ann: lime", "Bo: plum"}
+    alone = replace(DEFAULT_WEIGHTS, neighbour=0.0)
+    raw = {text: hit.raw for _, text, hit in library.ask(query, limit=50, weights=alone)}
+    lifted = {text: hit.raw for _, text, hit in library.ask(query, limit=50)}
+    best = raw["the ferry leaves from the mole at nine"]
+    for text in ("Ann: lime", "Bo: plum"):
+        gain = DEFAULT_WEIGHTS.neighbour * (best - raw[text])
+        assert lifted[text] == pytest.approx(raw[text] + gain, abs=1e-6)
+    assert lifted["Cy: fig"] == raw["Cy: fig"]
+
+
+def test_neighbours_outside_the_bitmap_give_nothing(library):
+    """What may not be seen lifts nothing either: the score is that of a source without it."""
+    texts = {text: key for key, text in library.texts_by_key.items()}
+    allowed = np.ones(len(library.passages), dtype=np.bool_)
+    allowed[texts["Cats hunt mice at night"]] = False
+    weights = replace(NO_MENTIONS, node_meaning=0.0)
+    without = {t: h.raw for _, t, h in library.ask("hunt mice", limit=50, allowed=allowed, weights=weights)}
+    plain = replace(weights, neighbour=0.0)
+    expected = {t: h.raw for _, t, h in library.ask("hunt mice", limit=50, allowed=allowed, weights=plain)}
+    sleeps = "A cat sleeps most of the day"
+    assert without[sleeps] == expected[sleeps]
 
 
 def test_order_of_arrival_leaves_no_trace(tmp_path):

@@ -1,4 +1,4 @@
-"""FAISS against the plain twin: same rows, same scores, same order, after any history."""
+"""What every kind of index promises, on small sets where every kind finds everything."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.errors import ConflictError, DimensionMismatchError
-from retrieval.vectors import FlatVectors, NumpyVectors
+from retrieval.segments import as_stored
+from retrieval.vectors import widen
+from tests import index_kinds
 
 DIMENSION = 16
-KINDS = [FlatVectors, NumpyVectors]
+KINDS = [pytest.param(kind.make, id=kind.name) for kind in index_kinds.KINDS]
 KEYS = st.sets(st.integers(0, 200), max_size=60)
 
 
 def vector(key: int) -> np.ndarray:
     row = np.random.default_rng(key % 50).standard_normal(DIMENSION).astype(np.float32)
-    return row / np.linalg.norm(row)  # keys 50 apart are duplicates, so that ties happen
+    # Keys 50 apart are duplicates, so that ties happen.
+    return as_stored(row / np.linalg.norm(row))
 
 
 def matrix(keys) -> np.ndarray:
@@ -30,17 +33,17 @@ def build(kind, keys):
 
 @settings(max_examples=60, deadline=None)
 @given(stored=KEYS, removed=KEYS, allowed=st.none() | KEYS, limit=st.integers(1, 30))
-def test_flat_agrees_with_the_plain_twin(stored, removed, allowed, limit):
+def test_all_agree(stored, removed, allowed, limit):
     bitmap = None
     if allowed is not None:
         bitmap = np.zeros(150, dtype=np.bool_)
         bitmap[[key for key in allowed if key < 150]] = True
     answers = []
-    for kind in KINDS:
-        index = build(kind, stored)
+    for kind in index_kinds.KINDS:
+        index = build(kind.make, stored)
         assert index.remove(sorted(removed)) == len(stored & removed)
         answers.append([part.tolist() for part in index.search(vector(7), limit=limit, allowed=bitmap)])
-    assert answers[0] == answers[1]
+    assert answers == [answers[0]] * len(answers)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,3 +104,10 @@ def test_empty_answers(kind):
     assert index.search(vector(0), limit=3, allowed=np.zeros(9, dtype=np.bool_))[0].tolist() == []
     assert index.score(vector(4), [4, 5])[1] == -1.0
     assert index.rows([4]).tolist() == matrix([4]).tolist()
+
+
+def test_widening_is_exact():
+    """All finite half-precision numbers, subnormal ones and both zeros among them."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    assert widen(finite).tobytes() == finite.astype(np.float32).tobytes()

@@ -15,6 +15,8 @@ from sources.parse import SourceParser
 
 TENANT = TenantId("default")
 
+CODED_ROWS = 12
+
 
 class StepWaker:
     """Runs nothing by itself: ``drain`` does every due job in this thread, oldest first."""
@@ -104,6 +106,8 @@ class House:
             parser=None if self.guarded else SourceParser(),
             kernel=kernel,
         )
+        # In life only large sets have codes; here nearly all are searched through them.
+        self.lethe.indexes.coded_rows = CODED_ROWS
         self.lethe.start()
 
     def restart(self) -> None:

@@ -151,14 +151,16 @@ def test_a_damaged_segment_is_made_again_from_the_ledger(house: House) -> None:
     house.waker.drain()
     digest, found = house.digest(), house.found("ferry story")
     house.lethe.stop()
-    (segment,) = (house.data / "index" / TENANT).glob("*.segment")
-    whole = segment.read_bytes()
-    segment.write_bytes(whole[:-40] + bytes(40))
+    segments = sorted((house.data / "index" / TENANT).glob("*.segment"))
+    wholes = [segment.read_bytes() for segment in segments]
+    for segment, whole in zip(segments, wholes, strict=True):
+        segment.write_bytes(whole[:-40] + bytes(40))
     house.open()
     assert house.found("ferry story") == found
     house.lethe.rebuild(TENANT)
     house.waker.drain()
-    assert (house.digest(), segment.read_bytes()) == (digest, whole)
+    assert house.digest() == digest
+    assert [segment.read_bytes() for segment in segments] == wholes
 
 
 def test_an_altered_entry_is_corruption_and_says_nothing(house: House) -> None:

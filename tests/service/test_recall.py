@@ -124,3 +124,44 @@ def test_turns_kept_as_plain_text_count_as_chat(house: House, text: str, chat: b
     house.remember(text)
     state = house.lethe.indexes.get(TENANT).state
     assert state.row_chat[state.row_kind == 0].tolist() == [chat]
+
+
+NOTICE = "The ferry to the island leaves the harbour every morning except when the wind is strong"
+
+
+def test_a_hit_stands_for_its_near_duplicates(house: House) -> None:
+    """The newest of equal ones is shown, the others are named."""
+    sources = []
+    for subject in ("old", "middle", "new"):
+        house.clock.now_us += 1_000_000
+        sources.append(house.remember(NOTICE, subjects=(subject,)))
+    other = house.remember(f"{NOTICE} on 3 May")
+    hits = house.lethe.recall(TENANT, "when does the ferry leave").hits
+    assert sorted(hit.source_id for hit in hits) == sorted([sources[2], other])
+    stands, alone = sorted(hits, key=lambda hit: hit.source_id != sources[2])
+    entries = house.lethe.indexes.get(TENANT).state.ordinals.keys() - {hit.entry_id for hit in hits}
+    assert set(stands.duplicates) == {(f"{entry_id}.0", entry_id) for entry_id in entries}
+    assert alone.duplicates == ()
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_forgetting_one_of_several_brings_the_next_back(house: House, gone: int) -> None:
+    """At once after the fence, before anything is erased; and none of them names what went."""
+    sources = []
+    for _ in range(3):
+        house.clock.now_us += 1_000_000
+        sources.append(house.remember(NOTICE))
+    recalled = house.lethe.recall(TENANT, "ferry")
+    house.lethe.forget(TENANT, Scope(ids=(sources[gone],)), preview=False)
+    left = [source for at, source in enumerate(sources) if at != gone]
+    (hit,) = house.lethe.recall(TENANT, "ferry").hits
+    assert (hit.source_id, len(hit.duplicates)) == (left[-1], 1)
+    with house.lethe.reading(TENANT):  # found before the forget, handed over after it
+        late = house.lethe.recheck_recall(TENANT, recalled).hits
+    forgotten = {entry for _, entry in recalled.hits[0].duplicates} | {recalled.hits[0].entry_id}
+    forgotten -= {hit.entry_id, hit.duplicates[0][1]}
+    assert not forgotten & {entry for late_hit in late for _, entry in late_hit.duplicates}
+    assert not forgotten & {late_hit.entry_id for late_hit in late}
+    house.waker.drain()
+    (again,) = house.lethe.recall(TENANT, "ferry").hits
+    assert (again.source_id, again.duplicates) == (hit.source_id, hit.duplicates)

@@ -1,0 +1,86 @@
+"""Which index files are the tenant's now: the rows of the manifest, and the clearing away of all others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from memory.errors import CorruptionError
+from memory.faults import point
+from memory.kernel import Kernel
+from memory.tables import manifests
+from memory.values import ArtifactName, TenantId
+from service.catalog import list_catalog_files
+
+CATALOG = "index"
+WORDS = "words"
+LIVE_FOLDER = "words"
+"""Where the word indexes of running processes lie, in folders of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The names of what is published: the catalog's file and the folder of the words saved with it."""
+
+    catalog: str
+    words: str
+
+
+def find_published(kernel: Kernel, tenant_id: TenantId) -> Published | None:
+    """Return what the manifest names; ``None`` before anything was saved."""
+    with kernel.database.read() as connection:
+        rows = connection.execute(
+            sa.select(manifests.c.kind, manifests.c.folder).where(manifests.c.tenant_id == tenant_id)
+        )
+        named = {row.kind: str(row.folder) for row in rows}
+    return Published(named[CATALOG], named[WORDS]) if {CATALOG, WORDS} <= named.keys() else None
+
+
+def publish(kernel: Kernel, tenant_id: TenantId, artifact: ArtifactName, published: Published) -> None:
+    """Name what all processes open from now on."""
+    named = {CATALOG: published.catalog, WORDS: published.words}
+    with kernel.database.write() as connection:
+        connection.execute(manifests.delete().where(manifests.c.tenant_id == tenant_id))
+        connection.execute(
+            manifests.insert(),
+            [
+                {"tenant_id": tenant_id, "kind": kind, "artifact": artifact, "folder": name}
+                for kind, name in named.items()
+            ],
+        )
+
+
+def delete_unnamed(folder: Path, published: Published | None, keep: Mapping[str, bool]) -> None:
+    """Delete every file and word index in a tenant's folder that is not published and nobody's.
+
+    ``keep`` tells of each living process's prefix, or of a whole folder's name, that it is to be kept.
+    """
+    if not folder.exists():
+        return
+    named: set[str] = set()
+    if published is not None:
+        named = {published.words, published.catalog}
+        # What a damaged one named is not to be had anyhow; it is remade from the ledger.
+        with suppress(CorruptionError, FileNotFoundError):
+            named |= list_catalog_files(folder, published.catalog)
+    stale = [path for path in folder.iterdir() if path.name not in named and path.name != LIVE_FOLDER]
+    for path in (folder / LIVE_FOLDER).glob("*"):
+        if not keep.get(path.name, keep.get(path.name.partition("-")[0], False)):
+            stale.append(path)
+    for path in stale:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder of an index."""
+    if path.is_file():
+        point("index.unlink")
+        path.unlink()
+    else:
+        point("index.rmtree")
+        shutil.rmtree(path)
