@@ -201,6 +201,9 @@ class _Process:
     def __init__(self, command: Sequence[str]) -> None:
         self.documents = 0
         self._connection, theirs = socket.socketpair()
+        # Libraries set a default timeout for a moment (kombu does when it lets go of a connection), and two
+        # threads at once leave it set: a socket made then does not block, nor in the process it goes to.
+        theirs.setblocking(True)
         with theirs:
             try:
                 self._process: subprocess.Popen[bytes] = subprocess.Popen(

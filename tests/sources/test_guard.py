@@ -159,6 +159,22 @@ def test_threads_share_the_processes_and_get_their_own_results() -> None:
         parser.close()
 
 
+def test_a_default_timeout_that_some_library_left_set_does_not_end_the_processes() -> None:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(5.0)
+    try:
+        parser = GuardedParser()
+        process = parser._start()
+        time.sleep(0.2)  # It waits for a request by now, or has ended for want of one.
+        assert lives(process.id)
+        parser._put_back(process)
+        assert parser.parse(GOOD) == SourceParser().parse(GOOD)
+        assert parser.list_process_ids() == [process.id]
+    finally:
+        socket.setdefaulttimeout(before)
+        parser.close()
+
+
 def test_a_small_document_costs_little_more_than_without(parser: GuardedParser) -> None:
     parser.parse(GOOD)
     costs = []
