@@ -8,7 +8,7 @@ that queries a second are per core. Figures are kept after each index; medians o
 and the greatest. With ``--built FOLDER`` built indexes stay and are used again while set, parameters and
 version (of Lethe: its source) are the same: at a million most of the time goes into building peers. At a
 million only the two peers are measured that were the fastest at 100k on that set (or those of ``--only``);
-of ten million rows only Lethe's codes.
+of ten million rows only Lethe.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench import index_codes
 from bench.figures import Figures, describe_machine, describe_run
 from bench.index_chart import draw
 from bench.index_child import KINDS
-from bench.index_data import DIMENSION, EXTRA, NEIGHBOURS, QUERIES, SETS, SIZES, load_set, local_dimension
+from bench.index_data import EXTRA, NEIGHBOURS, QUERIES, SETS, SIZES, load_set, local_dimension
 from bench.index_figures import best_peers, summarise
 from bench.index_kinds import Kind
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "index.json"
 PEERS_AT_A_MILLION = 2
-CODES_ONLY = "10m"
+ALONE = {"10m": ["lethe tiered"]}
+"""Sizes that no peer is built at: what is measured there."""
 MODULE = "bench.index_child"
 
 
@@ -52,10 +52,7 @@ def main() -> None:
                 if name == "real" and SIZES[size] > SIZES["100k"]:
                     _tell(f"real-{size}: LEFT OUT, there are real texts for 100,000 vectors only")
                     continue
-                if size == CODES_ONLY:
-                    _measure_codes(size, built, Path(scratch), options)
-                else:
-                    _measure_set(name, size, built, Path(scratch), options)
+                _measure_set(name, size, built, Path(scratch), options)
     results = _read(options.results)
     draw(results, options.results.with_suffix(".png"))
     _tell(f"written to {options.results}")
@@ -86,35 +83,10 @@ def _measure_set(name: str, size: str, built: Path, scratch: Path, options: argp
         _keep(options.results, place, about, kind.name, told)
 
 
-def _measure_codes(size: str, built: Path, scratch: Path, options: argparse.Namespace) -> None:
-    """Measure what Lethe's codes alone find and take, where the vectors are kept nowhere."""
-    place, folder = f"synthetic-{size}", built / f"synthetic-{size}" / index_codes.NAME.replace(" ", "-")
-    note, index = folder / "built.json", folder / "index"
-    run: Figures = _describe(options)
-    common = ["--size", size, "--vectors", str(options.vectors)]
-    source = _digest_source("embedding/codes.py", "retrieval/faiss_vectors.py", "retrieval/partition.py")
-    known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-    if known.get("source") != source:
-        shutil.rmtree(folder, ignore_errors=True)
-        index.mkdir(parents=True)
-        told = _run("bench.index_codes", "build", common, index, scratch, None)
-        known = told | {"built": run["date"], "source": source}
-        note.write_text(json.dumps(known), encoding="utf-8")
-    served = _run("bench.index_codes", "serve", common, index, scratch, options.core)
-    about: Figures = {
-        "vectors": SIZES[size],
-        "dimension": DIMENSION,
-        "queries": QUERIES,
-        "local_intrinsic_dimension": known.pop("local_intrinsic_dimension"),
-    }
-    _keep(options.results, place, about, index_codes.NAME, {"run": run, **known, **served})
-    _tell(f"{place} {index_codes.NAME}: {served['codes_curve']}")
-
-
 def _chosen(name: str, size: str, options: argparse.Namespace) -> list[type[Kind]]:
     """Return the kinds to measure; those whose package is absent are named and left out."""
-    names = list(options.only or KINDS)
-    if not options.only and SIZES[size] > SIZES["100k"]:
+    names = list(options.only or ALONE.get(size, KINDS))
+    if not options.only and size not in ALONE and SIZES[size] > SIZES["100k"]:
         at_100k = _read(options.results).get("sets", {}).get(f"{name}-100k", {}).get("kinds", {})
         best = best_peers(at_100k, PEERS_AT_A_MILLION)
         _tell(f"{name}-{size}: of the peers {', '.join(best) or 'NONE (measure 100k first)'}")
@@ -145,18 +117,18 @@ def _measure(
         shutil.rmtree(folder, ignore_errors=True)
         index.mkdir(parents=True)
         cores = os.cpu_count() or 1
-        told = _run(MODULE, "build", [*common, "--threads", str(cores)], index, scratch, None)
+        told = _run("build", [*common, "--threads", str(cores)], index, scratch, None)
         known = {"about": about, "told": told | {"built": run["date"]}}
         note.write_text(json.dumps(known), encoding="utf-8")
     _tell(f"{name}-{size} {kind.name}: {known['told']['build']['seconds']} s to build")
     core = options.core
-    served = _run(MODULE, "serve", common, index, scratch, core)
+    served = _run("serve", common, index, scratch, core)
     for each in served["curve"]:
         _tell(f"    {each['setting']:5d}  recall {each['recall@10']:.4f}  {each['qps']['median']:9.1f} QPS")
     copy = scratch / "copy"
     subprocess.run(["cp", "-a", index, copy], check=True)  # owners too: PostgreSQL looks at its own
     try:
-        changed = _run(MODULE, "change", common, copy, scratch, core)
+        changed = _run("change", common, copy, scratch, core)
     except subprocess.CalledProcessError as error:  # what was searched before still counts
         _tell(f"{name}-{size} {kind.name}: CHANGING IT FAILED, exit status {error.returncode}")
         changed = {"insert": None, "removal": {"failed": f"exit status {error.returncode}"}}
@@ -181,15 +153,13 @@ def _describe(options: argparse.Namespace) -> Figures:
     return describe_run() | {"command": command, "pinned_to_core": options.core}
 
 
-def _run(
-    module: str, phase: str, arguments: list[str], index: Path, scratch: Path, core: int | None
-) -> dict[str, Any]:
+def _run(phase: str, arguments: list[str], index: Path, scratch: Path, core: int | None) -> dict[str, Any]:
     """Run a phase in a process of its own, on one core where one is named; return what it measured."""
     out = scratch / "told.json"
     pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
     threads = str(os.cpu_count() if core is None else 1)
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-    command = [*pinned, sys.executable, "-m", module, phase, *arguments]
+    command = [*pinned, sys.executable, "-m", MODULE, phase, *arguments]
     subprocess.run([*command, "--folder", str(index), "--out", str(out)], check=True, env=os.environ | limits)
     told: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return told

@@ -148,10 +148,10 @@ class LetheTiered(_Lethe):
 
     name = "lethe tiered"
     about = (
-        "TieredVectors: one bit a dimension, all compared, fp16 rows mapped from files; the setting is how "
-        "many tenths of a standard error of a code's estimate make a row worth reading"
+        "TieredVectors: one bit a dimension in cells, one byte a dimension, fp16 rows mapped from files; the "
+        "setting is how many tenths of a standard error of a code's estimate make a row worth a look"
     )
-    settings = (6, 9, 12, 15, 18, 22)
+    settings = (3, 6, 9, 12, 15, 20, 25)
     index: TieredVectors
 
     def empty(self) -> VectorIndex:

@@ -11,7 +11,7 @@ gives the same bits in any order, batch and library. Nothing here knows ids, fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,10 @@ _BLOCK = 1 << 24
 
 def as_steps(vectors: npt.NDArray[np.floating]) -> Steps:
     """Return unit vectors, shape (rows, dimension), rounded to whole steps."""
-    return np.rint(vectors.astype(np.float64) * ONE).astype(np.float32)
+    # Half precision times the steps is exact in single precision: 11 bits by 12.
+    wide = vectors.astype(np.float32 if vectors.dtype == np.float16 else np.float64)
+    steps: Steps = np.rint(wide * ONE).astype(np.float32)
+    return steps
 
 
 def hash_rows(steps: Steps) -> Hashes:
@@ -97,21 +100,34 @@ def centre(sums: npt.NDArray[np.int64]) -> Steps:
 
 
 def make_cells(
-    steps: Steps, hashes: Hashes, *, bits: int | None = None, rounds: int = 1
+    blocks: Callable[[], Iterable[Steps]], hashes: Hashes, *, bits: int | None = None, rounds: int = 1
 ) -> tuple[Steps, Cells]:
     """Return the cells' centroids, and each row's cell, after ``rounds`` of Lloyd's steps from the leaders.
 
+    ``blocks`` yields the rows anew at each call, so that they need not be in memory; ``hashes`` are theirs.
     A centroid that nobody is nearest to stays, in its place.
     """
-    if not len(steps):
-        return steps, np.empty(0, np.int32)
-    leaders = choose_leaders(hashes, leader_bits(len(steps)) if bits is None else bits)
-    centroids = steps[leaders]
-    cells, _ = assign(steps, centroids)
+    leaders = choose_leaders(hashes, leader_bits(len(hashes)) if bits is None else bits)
+    centroids = _pick(blocks(), leaders)
     for _ in range(rounds):
-        centroids = _move(centroids, add_cells(steps, cells, len(centroids)))
-        cells, _ = assign(steps, centroids)
-    return centroids, cells
+        sums = np.zeros(centroids.shape, np.int64)
+        for block in blocks():
+            sums += add_cells(block, assign(block, centroids)[0], len(centroids))
+        centroids = _move(centroids, sums)
+    cells = [assign(block, centroids)[0] for block in blocks()]
+    return centroids, np.concatenate([np.empty(0, np.int32), *cells])
+
+
+def _pick(blocks: Iterable[Steps], rows: npt.NDArray[np.intp]) -> Steps:
+    picked: Steps = np.empty((0, 0), np.float32)
+    start = 0
+    for block in blocks:
+        if not picked.size:
+            picked = np.empty((len(rows), block.shape[1]), np.float32)
+        inside = np.flatnonzero((rows >= start) & (rows < start + len(block)))
+        picked[inside] = block[rows[inside] - start]
+        start += len(block)
+    return picked
 
 
 def _move(centroids: Steps, sums: npt.NDArray[np.int64]) -> Steps:

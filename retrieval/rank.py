@@ -187,8 +187,11 @@ def rank(
     lift = _lift_best(raw, sources, lifted)
     raw = np.round(raw + lift, _DECIMALS)
 
-    names = catalog.names(candidates)
-    order = sorted(range(len(candidates)), key=lambda at: (-raw[at], names[at]))[:limit]
+    leading = (
+        np.flatnonzero(raw >= np.sort(raw)[-min(limit, len(raw))]) if len(raw) else np.empty(0, np.int64)
+    )
+    names = dict(zip(leading.tolist(), catalog.names(candidates[leading]), strict=True))
+    order = sorted(names, key=lambda at: (-raw[at], names[at]))[:limit]
     return [
         Ranked(
             key=int(candidates[at]),

@@ -1,4 +1,4 @@
-"""Vectors in tiers: one-bit codes to find candidates, half-precision rows on disk to score them.
+"""Vectors in tiers: codes to find candidates (``retrieval.coded``), half-precision rows to score them.
 
 What was saved is immutable files that all processes map: the rows, and their codes. What came
 since lies beside them in memory and is compared whole, as are small sets; what went is left out of every
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
@@ -20,8 +19,9 @@ import numpy.typing as npt
 
 from memory.errors import ConflictError, CorruptionError
 from memory.values import JsonValue
-from retrieval.faiss_vectors import Codes, FlatVectors, write_codes
-from retrieval.segments import check_file, read_segment, write_segment
+from retrieval.coded import ERRORS, CodedRows, write_coded
+from retrieval.faiss_vectors import FlatVectors
+from retrieval.segments import read_segment, write_segment
 from retrieval.vectors import (
     Allowed,
     Keys,
@@ -39,12 +39,10 @@ CODED_ROWS = 16_384
 """From so many rows on there are codes; fewer are compared whole in about a millisecond."""
 FILE_ROWS = 1 << 16
 """So many rows a file, where the caller does not say where files begin."""
-FEW = 6_000
-"""So few rows that a filter admits are all compared."""
-ERRORS = 1.5
-"""A row is read when so many standard errors of its code's estimate could bring it among the best."""
 _KIND = "tiered"
 _BLOCK = 8192
+_SINGLY = 256
+"""So few rows are fetched one by one: faster than file by file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,10 @@ class Rows:
         """Return rows by place, shape (places, dimension)."""
         if len(self.files) == 1:
             return widen(np.take(self.files[0], places, axis=0))
+        if 0 < len(places) <= _SINGLY:
+            of = np.searchsorted(self.starts, places, "right") - 1
+            within = (places - self.starts[of]).tolist()
+            return widen(np.array([self.files[f][at] for f, at in zip(of.tolist(), within, strict=True)]))
         found = np.empty((len(places), self.dimension), np.float16)
         of = np.searchsorted(self.starts, places, "right") - 1
         for at in np.unique(of).tolist():
@@ -88,7 +90,7 @@ class TieredVectors:
         self._left = np.empty(0, np.bool_)
         self._gone = 0
         self._rows = Rows(np.zeros(1, np.int64), (), dimension)
-        self._codes: Codes | None = None
+        self._codes: CodedRows | None = None
         self._lock = RLock()
 
     @property
@@ -136,14 +138,8 @@ class TieredVectors:
         keys, scores = new.search(wanted, limit=limit, allowed=allowed)
         if codes is None or limit < 1:
             return keys, scores
-        places = self._find(codes, rows, wanted, limit, open_rows)
+        places = codes.find(wanted, limit=limit, errors=self.errors, allowed=open_rows)
         near = rows.get(places)
-        if len(places) > _MANY:
-            # Single precision is off by far less than the margin; the best are scored exactly below.
-            about = np.vecdot(near, wanted)
-            last = np.partition(about, -limit)[-limit] if limit < len(about) else about.min()
-            kept = about >= last - _MARGIN
-            places, near = places[kept], near[kept]
         exact = products(near, wanted)
         found = places if self._is_dense else saved[places]
         return best(np.concatenate([keys, found]), np.concatenate([scores, exact]), limit)
@@ -184,10 +180,10 @@ class TieredVectors:
     def load(cls, folder: Path, name: str, *, rotate: Rotate, coded_rows: int = CODED_ROWS) -> Self:
         segment = read_segment(folder / name)
         about = segment.about
-        if about.get("kind") != _KIND or not isinstance(about["files"], list):
+        if about.get("kind") != _KIND:
             raise CorruptionError(f"{name}: holds no tiered vectors")
         dimension = int(str(about["dimension"]))
-        files = tuple(read_segment(folder / str(file)).arrays["rows"] for file in about["files"])
+        files = tuple(read_segment(folder / file).arrays["rows"] for file in _names(about["files"]))
         index = cls(dimension, rotate=rotate, coded_rows=coded_rows)
         saved = segment.arrays["keys"]
         rows = Rows(np.cumsum([0, *(len(file) for file in files)]), files, dimension)
@@ -198,8 +194,7 @@ class TieredVectors:
                 part = np.arange(start, min(len(saved), start + _BLOCK))
                 index._new.add(saved[part], rows.get(part))
             return index
-        check_file(folder / str(about["codes"]))
-        index._codes = Codes(folder / str(about["codes"]), rotate, dimension)
+        index._codes = CodedRows(folder, _names(about["codes"]), rotate)
         index._rows, index._saved = rows, saved
         index._left = np.ones(len(saved), np.bool_)
         index._is_dense = bool(len(saved) == 0 or saved[-1] == len(saved) - 1)
@@ -232,53 +227,6 @@ class TieredVectors:
             known[within] = allowed[self._saved[within]]
         return known & self._left if self._gone else known
 
-    def _find(
-        self, codes: Codes, rows: Rows, query: npt.NDArray[np.float32], limit: int, allowed: Allowed | None
-    ) -> Keys:
-        """Return the places of saved rows that may be among the best."""
-        total = len(rows)
-        admitted = total if allowed is None else int(np.count_nonzero(allowed))
-        if admitted <= max(FEW, 2 * limit):
-            return np.arange(total) if allowed is None else np.flatnonzero(allowed)
-        if admitted == total:
-            allowed = None
-        count = max(_LEAST, _SPARE * limit)
-        while True:
-            places, differing = codes.search(query, count=count, allowed=allowed)
-            first = places[: 2 * limit]
-            least = np.partition(products(rows.get(first), query), -limit)[-limit]
-            # What could only be among the best if its estimate were off by more than is likely is not read;
-            # where less would do for the last of them, there are more behind it.
-            hopes = _reach(self._dimension, self.errors)[differing]
-            if (
-                len(places) < count
-                or count >= _MOST
-                or _reach(self._dimension, self.errors - 1.0)[differing[-1]] < least
-            ):
-                return places[: max(len(first), int(np.count_nonzero(hopes >= least)))]
-            count *= 4
-
-
-_LEAST = 2048
-_SPARE = 8
-_MOST = 1 << 15
-_MANY = 1000
-_MARGIN = 1e-5
-
-
-@cache
-def _reach(dimension: int, errors: float) -> Scores:
-    """Return what inner product a row may have whose code differs from the query's in 0, 1, 2 … bits.
-
-    The share of differing bits estimates the angle as a share of a half turn (Goemans & Williamson 1995);
-    bits are as good as independent draws after the rotation, so the estimate's error is a binomial's.
-    """
-    share = np.maximum(np.arange(8 * -(-dimension // 8) + 1), 1) / dimension
-    share = np.minimum(share, 1.0)
-    error = np.pi * np.sin(np.pi * share) * np.sqrt(share * (1 - share) / dimension)
-    reach: Scores = np.cos(np.pi * share) + errors * error
-    return reach
-
 
 def write_tiered(
     folder: Path,
@@ -299,12 +247,14 @@ def write_tiered(
     ]
     files = [read_segment(folder / name).arrays["rows"] for name in names]
 
-    def blocks() -> Iterator[Matrix]:
+    def blocks() -> Iterator[npt.NDArray[np.float16]]:
         for file in files:
             for start in range(0, len(file), _BLOCK):
-                yield widen(file[start : start + _BLOCK])
+                yield file[start : start + _BLOCK]
 
-    codes = write_codes(folder, dimension, rotate, blocks()) if len(keys) >= coded_rows else None
+    codes: list[JsonValue] | None = None
+    if len(keys) >= coded_rows:
+        codes = [*write_coded(folder, dimension, rotate, blocks)]
     about: dict[str, JsonValue] = {
         "kind": _KIND,
         "dimension": dimension,
@@ -317,6 +267,9 @@ def write_tiered(
 def list_files(folder: Path, name: str) -> Sequence[str]:
     """Return the names of all files that a saved index is made of, its own among them."""
     about = read_segment(folder / name).about
-    files = about["files"]
+    return [name, *_names(about["files"]), *_names(about["codes"] or [])]
+
+
+def _names(files: JsonValue) -> list[str]:
     assert isinstance(files, list)
-    return [name, *map(str, files), *([] if about["codes"] is None else [str(about["codes"])])]
+    return [str(file) for file in files]

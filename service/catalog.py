@@ -84,6 +84,7 @@ def write_catalog(
         "row_index": state.row_index[rows],
         "row_parent": np.where(parents >= 0, parents + moved, -1),
         "row_chat": state.row_chat[rows],
+        "row_size": state.row_size[rows],
         "row_name": names,
         "by_name": names[by_name],
         "name_order": by_name.astype(np.int32),

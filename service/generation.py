@@ -140,6 +140,7 @@ class Generation:
         indexes: list[int] = []
         parents: list[int] = []
         chat: list[bool] = []
+        sizes: list[int] = []
         for ordinal, entry in enumerate(fresh, first_ordinal):
             passages = len(entry.parsed.passages)
             # A node over a single passage would only say the same again.
@@ -152,6 +153,7 @@ class Generation:
             parents += [*over, *(-1 for _ in nodes)]
             chat += [_is_chat(entry.parsed, passage) for passage in entry.parsed.passages]
             chat += [False for _ in nodes]
+            sizes += [*(1 for _ in range(passages)), *(len(node.passages) for node in nodes)]
             names = name_rows([entry_place(entry.row.id)], np.array([passages + len(nodes)]))
             self.words.add(entry.row.id, list_words(entry.parsed, nodes, over, next_row, names))
             title = entry.attributes.title or entry.parsed.title
@@ -171,6 +173,7 @@ class Generation:
             "row_index": indexes,
             "row_parent": parents,
             "row_chat": chat,
+            "row_size": sizes,
             "row_name": name_rows([entry_place(card.row.id) for card in cards], counts),
         }
         for name, column in self._columns.items():

@@ -38,7 +38,7 @@ from service.published import LIVE_FOLDER, Published, delete_unnamed, find_publi
 from service.state import State
 
 INDEX_FOLDER = "index"
-FORMAT = 1
+FORMAT = 2
 """Goes up with what is saved beside recipes' work: how words are cut and stemmed, titles, names of rows."""
 MERGE_SECONDS = 3600.0
 UNSAVED_ROWS = 4096

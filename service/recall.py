@@ -213,7 +213,7 @@ class StateCatalog:
 
     def sizes(self, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return how many passages each node gathers."""
-        return np.array([len(self.passages_under(node)) for node in nodes.tolist()], np.int64)
+        return self._state.row_size[nodes].astype(np.int64)
 
     def passages_of(self, source: int) -> npt.NDArray[np.int64]:
         """Return the rows of an entry's passages."""

@@ -30,6 +30,7 @@ COLUMNS = (
     "row_index",
     "row_parent",
     "row_chat",
+    "row_size",
     "row_name",
 )
 """The arrays of a ``State`` that only grow while entries come."""
@@ -87,7 +88,7 @@ class State:
     """One immutable view. Row arrays have shape (rows,), entry arrays (entries,).
 
     ``row_parent`` is the row of the smallest inner node over a passage, -1 where there is none;
-    ``row_chat`` tells passages made of chat turns; ``first_row`` is where an entry's rows begin,
+    ``row_chat`` tells passages made of chat turns; ``row_size`` is how many passages a row gathers; ``first_row`` is where an entry's rows begin,
     ``passages`` how many passages come first there, ``nodes`` how many nodes after them.
     The first ``saved`` rows, and the first ``saved_entries`` entries, are in files; ``by_name`` are the
     sorted names of those rows, and ``name_order`` the rows that bear them.
@@ -103,6 +104,7 @@ class State:
     row_index: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     row_parent: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
     row_chat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    row_size: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     row_name: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
     by_name: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
     name_order: npt.NDArray[np.integer] = field(default_factory=lambda: np.empty(0, np.int32))

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from embedding.codes import rotate
 from memory.errors import ConflictError, CorruptionError
+from retrieval import coded
+from retrieval.faiss_vectors import Codes
 from retrieval.segments import as_stored
 from retrieval.tiered import TieredVectors, list_files, write_tiered
 from retrieval.vectors import NumpyVectors, digest_index
@@ -142,14 +144,39 @@ def test_all_is_found_when_all_is_asked_for(many):
     assert sorted(found.tolist()) == keys.tolist()
 
 
-@pytest.mark.parametrize("which", ["rows", "codes", "names"])
+def test_cells_that_are_far_need_not_be_looked_through(many, monkeypatch):
+    """A quarter of the rows holds nearly all that is near, of an eighth of them two thirds and more."""
+    folder, name, keys, rows, queries = many
+    looked_through = []
+    search = Codes.search
+
+    def counting(codes, turned, cells, **options):
+        looked_through.append(codes.sizes[cells].sum() / len(rows))
+        return search(codes, turned, cells, **options)
+
+    monkeypatch.setattr(Codes, "search", counting)
+    monkeypatch.setattr(coded, "LEAST_SCANNED", 1)
+    index = TieredVectors.load(folder, name, rotate=rotate)
+    found = []
+    for share in (1 / 8, 1 / 4):
+        monkeypatch.setattr(coded, "SHARE", share)
+        looked_through.clear()
+        found.append(recall(index, queries, keys, rows))
+        assert share <= np.mean(looked_through) < 1.2 * share
+    assert found[0] >= 0.67
+    assert found[1] >= 0.85
+    half = np.random.default_rng(4).random(40_000) < 0.5
+    assert recall(index, queries, keys, rows, half) >= 0.85
+
+
+@pytest.mark.parametrize("which", ["rows", "bytes", "codes", "names"])
 @pytest.mark.parametrize("damage", ["torn", "flipped", "missing"])
 def test_damage_is_noticed(many, tmp_path, which, damage):
     source, name, *_ = many
     folder = tmp_path / "copy"
     shutil.copytree(source, folder)
     files = list_files(folder, name)
-    path = folder / {"names": files[0], "rows": files[2], "codes": files[-1]}[which]
+    path = folder / {"names": files[0], "rows": files[2], "bytes": files[-2], "codes": files[-1]}[which]
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
