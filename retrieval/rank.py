@@ -187,9 +187,8 @@ def rank(
     lift = _lift_best(raw, sources, lifted)
     raw = np.round(raw + lift, _DECIMALS)
 
-    leading = (
-        np.flatnonzero(raw >= np.sort(raw)[-min(limit, len(raw))]) if len(raw) else np.empty(0, np.int64)
-    )
+    # Names are looked up for those alone that may be returned.
+    leading = np.flatnonzero(raw >= np.sort(raw)[max(0, len(raw) - limit) :].min(initial=np.inf))
     names = dict(zip(leading.tolist(), catalog.names(candidates[leading]), strict=True))
     order = sorted(names, key=lambda at: (-raw[at], names[at]))[:limit]
     return [
