@@ -89,7 +89,7 @@ class State:
 
     ``row_parent`` is the row of the smallest inner node over a passage, -1 where there is none; ``row_chat``
     tells passages made of chat turns; ``row_size`` is how many passages a row gathers; ``first_row`` is where
-    an entry's rows begin, ``passages`` how many passages come first there, ``nodes`` how many nodes after them.
+    an entry's rows begin, ``passages`` how many passages come first there, ``nodes`` how many nodes follow.
     The first ``saved`` rows, and the first ``saved_entries`` entries, are in files; ``by_name`` are the
     sorted names of those rows, and ``name_order`` the rows that bear them.
     """
