@@ -507,8 +507,8 @@ class Lethe:
 
 
 def _tiers(generation: Generation, sealed: int) -> dict[str, JsonValue]:
-    """Return the bytes of what is not hidden, tier by tier, and of each passage: codes in memory, vectors in
-    files, those of what is new whole in memory, and the sealed content.
+    """Return the bytes of what is not hidden, tier by tier, and of each passage: codes in memory, rows of
+    bytes and of half precision in files, those of what is new whole in memory, and the sealed content.
     """
     state, dimension = generation.state, generation.vectors.dimension
     shown = state.valid_until > 0
@@ -517,7 +517,8 @@ def _tiers(generation: Generation, sealed: int) -> dict[str, JsonValue]:
     coded = in_files if generation.vectors.has_codes else 0
     passages = max(1, int(state.passages[shown].sum()))
     tiers = {
-        "codes": coded * -(-dimension // 8),
+        "codes": coded * (-(-dimension // 8) + 8),
+        "int8_vectors": coded * (dimension + 4),
         "vectors": in_files * dimension * 2,
         "new_vectors": (int(rows.sum()) - coded) * dimension * 4,
         "content": sealed,

@@ -250,13 +250,17 @@ def test_stats_tell_bytes_by_tier(full: House) -> None:
     state = full.lethe.indexes.get(TENANT).state
     tiers: Any = full.lethe.stats(TENANT)["tiers"]
     rows, dimension = len(state.row_entry), full.lethe.indexes.encoder.space.dimension
-    assert tiers["codes"]["bytes"] == rows * dimension // 8
+    assert tiers["codes"]["bytes"] == rows * (dimension // 8 + 8)
+    assert tiers["int8_vectors"]["bytes"] == rows * (dimension + 4)
     assert tiers["vectors"]["bytes"] == rows * dimension * 2
     assert tiers["new_vectors"]["bytes"] == 0
     assert tiers["content"]["per_passage"] > 100
     full.lethe.forget(TENANT, Scope(external_ids=("log-1",)), preview=False)
     fewer: Any = full.lethe.stats(TENANT)["tiers"]
-    assert all(fewer[name]["bytes"] < tiers[name]["bytes"] for name in ("codes", "vectors", "content"))
+    assert all(
+        fewer[name]["bytes"] < tiers[name]["bytes"]
+        for name in ("codes", "int8_vectors", "vectors", "content")
+    )
 
 
 def test_what_comes_while_files_are_written_is_found_once(

@@ -1,0 +1,88 @@
+"""Codes in cells: what bits and bytes tell is as good as is said, and files are the same wherever written."""
+
+import numpy as np
+import pytest
+
+from embedding.codes import rotate
+from memory.errors import CorruptionError
+from retrieval.coded import CodedRows, write_coded
+from retrieval.faiss_vectors import Codes, write_codes
+
+
+def unit(rows, dimension, seed):
+    drawn = np.random.default_rng(seed).standard_normal((rows, dimension)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def turn(rows):
+    return rotate(rows)
+
+
+@pytest.mark.parametrize("dimension", [20, 64, 384])
+@pytest.mark.parametrize("allowed", [None, 0.3])
+def test_bits_add_up_the_query_by_signs(tmp_path, dimension, allowed):
+    """Each row is in its cell alone, with the estimate that its signs give, off by the tables' eight bits."""
+    rows, query = turn(unit(500, dimension, 1)), turn(unit(1, dimension, 2))[0]
+    cells = np.random.default_rng(3).integers(0, 7, 500).astype(np.int32)
+    cells[cells == 4] = 5  # an empty one
+    name = write_codes(tmp_path, np.packbits(rows > 0, axis=1, bitorder="little"), cells, 8)
+    codes = Codes(tmp_path / name)
+    assert codes.sizes.tolist() == np.bincount(cells, minlength=8).tolist()
+    bitmap = None if allowed is None else np.random.default_rng(4).random(500) < allowed
+    asked = np.array([1, 3, 4, 6])
+    places, estimates = codes.search(query, asked, count=500, allowed=bitmap)
+    admitted = np.isin(cells, asked) if bitmap is None else np.isin(cells, asked) & bitmap
+    assert sorted(places.tolist()) == np.flatnonzero(admitted).tolist()
+    assert (np.diff(estimates) <= 0).all()
+    width = 8 * -(-dimension // 8)
+    exact = np.where(rows > 0, 1, -1) @ query * (np.pi / 2 / width) ** 0.5
+    assert np.abs(estimates - exact[places]).max() < 0.02
+    few, best = codes.search(query, asked, count=5, allowed=bitmap)
+    assert best.tolist() == estimates[:5].tolist()
+    assert len(few) == 5
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coded")
+    rows = unit(6_000, 96, 5)
+    rows[17] = 0.0
+    names = write_coded(folder, 96, rotate, lambda: [rows[:2_000], rows[2_000:]])
+    return folder, names, rows
+
+
+def test_an_estimate_is_off_by_no_more_than_it_says(stored):
+    folder, names, rows = stored
+    index = CodedRows(folder, names, rotate)
+    for query in unit(20, 96, 6):
+        low, high = index._estimate(np.arange(len(rows)), query @ rotate(np.eye(96, dtype=np.float32)))
+        exact = rows @ query
+        outside = (exact < low - 1e-6) | (exact > high + 1e-6)
+        assert outside.mean() < 0.001
+        assert (high - low).mean() < 0.02
+
+
+def test_blocks_and_order_of_writing_change_no_byte(stored, tmp_path):
+    folder, names, rows = stored
+    assert write_coded(tmp_path, 96, rotate, lambda: [rows[:1], rows[1:4_321], rows[4_321:]]) == names
+    assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in names)
+
+
+def test_what_is_left_over_is_few_and_holds_the_best(stored):
+    """So that a dozen or two are read in half precision, not hundreds."""
+    folder, names, rows = stored
+    index = CodedRows(folder, names, rotate)
+    left, held = [], []
+    for query in unit(100, 96, 7):
+        found = index.find(query, limit=10, errors=3.0)
+        left.append(len(found))
+        held.append(np.isin(np.argsort(-(rows @ query), kind="stable")[:10], found).mean())
+    assert np.mean(held) > 0.98
+    assert np.mean(left) < 20
+
+
+def test_codes_of_other_rows_are_refused(stored, tmp_path):
+    folder, names, rows = stored
+    others = write_coded(folder, 96, rotate, lambda: [rows[:3_000]])
+    with pytest.raises(CorruptionError, match="holds other rows"):
+        CodedRows(folder, [names[0], others[1]], rotate)
