@@ -321,12 +321,15 @@ class Indexes:
 
     def _delete_unnamed(self, tenant_id: TenantId) -> None:
         """Delete every index file that no manifest, live generation or other process names."""
-        others = self.presence.list_living() - {self.presence.process}
-        keep = dict.fromkeys(others, True)
-        live = self._live.get(tenant_id)
-        if live is not None:
-            keep[live.folder.name] = True
-        delete_unnamed(self.folder / tenant_id, find_published(self.kernel, tenant_id), keep)
+
+        def list_kept() -> dict[str, bool]:
+            keep = dict.fromkeys(self.presence.list_living() - {self.presence.process}, True)
+            live = self._live.get(tenant_id)
+            if live is not None:
+                keep[live.folder.name] = True
+            return keep
+
+        delete_unnamed(self.folder / tenant_id, find_published(self.kernel, tenant_id), list_kept)
 
     def is_worth_saving(self, tenant_id: TenantId) -> bool:
         """Say whether so much came since the files were written that they should be written again.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +55,19 @@ def publish(kernel: Kernel, tenant_id: TenantId, artifact: ArtifactName, publish
         )
 
 
-def delete_unnamed(folder: Path, published: Published | None, keep: Mapping[str, bool]) -> None:
+def delete_unnamed(
+    folder: Path, published: Published | None, list_kept: Callable[[], Mapping[str, bool]]
+) -> None:
     """Delete every file and word index in a tenant's folder that is not published and nobody's.
 
-    ``keep`` tells of each living process's prefix, or of a whole folder's name, that it is to be kept.
+    ``list_kept`` tells of each living process's prefix, or of a whole folder's name, that it is to be kept.
     """
     if not folder.exists():
         return
+    # In this order: a process says that it is there before it makes a word index, and deletes it before it
+    # says that it left. So of those seen here the process is told below, or they are gone by then.
+    live = list((folder / LIVE_FOLDER).glob("*"))
+    keep = list_kept()
     named: set[str] = set()
     if published is not None:
         named = {published.words, published.catalog}
@@ -69,8 +75,8 @@ def delete_unnamed(folder: Path, published: Published | None, keep: Mapping[str,
         with suppress(CorruptionError, FileNotFoundError):
             named |= list_catalog_files(folder, published.catalog)
     stale = [path for path in folder.iterdir() if path.name not in named and path.name != LIVE_FOLDER]
-    for path in (folder / LIVE_FOLDER).glob("*"):
-        if not keep.get(path.name, keep.get(path.name.partition("-")[0], False)):
+    for path in live:
+        if path.exists() and not keep.get(path.name, keep.get(path.name.partition("-")[0], False)):
             stale.append(path)
     for path in stale:
         remove(path)

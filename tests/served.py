@@ -15,6 +15,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 PATIENCE = 120.0
+PROGRAM = "from api.cli import main; main()"
 
 
 class Served:
@@ -27,6 +28,7 @@ class Served:
         log: Path,
         role: str = "serve",
         settings: Mapping[str, str] | None = None,
+        program: str = PROGRAM,
     ) -> None:
         environment = {
             **os.environ,
@@ -44,10 +46,9 @@ class Served:
             options = ["--data", str(data)]
         else:
             options = ["--data", str(data), "--port", "0"]
-        command = [sys.executable, "-c", "from api.cli import main; main()"]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, role, *options],
+                [sys.executable, "-c", program, role, *options],
                 stdout=output,
                 stderr=output,
                 env=environment,

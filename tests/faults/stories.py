@@ -122,9 +122,9 @@ class World:
         self.house.close()
 
 
-def open_world(folder: Path, encoder: TextEncoder) -> World:
+def open_world(folder: Path, encoder: TextEncoder, **settings: object) -> World:
     """Open a house whose tenant has the key that all worlds share, so that names are comparable."""
-    house = House(folder, encoder)
+    house = House(folder, encoder, **settings)  # type: ignore[arg-type]
     vault: Any = house.lethe.kernel.vault
     house.lethe.kernel.create_tenant(TENANT)
     vault.adopt_tenant_key(TENANT, KEY)

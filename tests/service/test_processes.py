@@ -132,6 +132,46 @@ def test_a_process_that_ended_holds_nothing_up(
     assert other.digest() == one.digest()
 
 
+def test_a_process_that_starts_while_another_clears_up_keeps_what_it_made(
+    two: tuple[House, House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it is there just after the other asked who is."""
+    one, other = two
+    one.remember("The ferry leaves at noon.")
+    other.lethe.indexes.close()
+    list_living = presence.Presence.list_living
+    starting = iter([other])
+
+    def list_just_before(asked: presence.Presence) -> set[str]:
+        living = list_living(asked)
+        for house in starting:
+            house.lethe.indexes.get(TENANT)
+        return living
+
+    monkeypatch.setattr(presence.Presence, "list_living", list_just_before)
+    one.lethe.indexes.rewrite(TENANT)
+    assert other.lethe.indexes.get(TENANT).folder.exists()
+    one.remember("The ferry is blue.")
+    assert texts(other) == {"The ferry leaves at noon.", "The ferry is blue."}
+
+
+def test_a_process_that_ends_while_another_clears_up_is_in_nobodys_way(
+    two: tuple[House, House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    one.remember("The ferry leaves at noon.")
+    assert texts(other)
+    list_living = presence.Presence.list_living
+
+    def list_just_after(asked: presence.Presence) -> set[str]:
+        other.lethe.indexes.close()
+        return list_living(asked)
+
+    monkeypatch.setattr(presence.Presence, "list_living", list_just_after)
+    one.lethe.indexes.rewrite(TENANT)
+    assert len(list((one.data / "index" / TENANT / "words").iterdir())) == 1
+
+
 def test_a_process_that_never_lets_go_is_named_and_the_request_is_tried_again(
     two: tuple[House, House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
