@@ -2,7 +2,7 @@
 
 Folders are filled by ``bench.filling``, everything else is a real service: it starts on what is saved, and
 answers real questions with its own encoder. p95 by size, split by stage, and the slope of its logarithm over
-the size's.
+the size's. At the largest, documents are ingested over HTTP in the end, and one of them is forgotten.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from rich.progress import Progress
 from bench.figures import Figures, describe_machine, describe_run, latency
 from bench.filling import PASSAGES_EACH, fill
 from bench.main import load_bench_encoder
-from bench.scale import WARM_UP, mean_stages, show, timed_recall
+from bench.scale import WARM_UP, forget_once, mean_stages, show, timed_recall
 from bench.serving import Service
-from bench.texts import read_questions
+from bench.texts import read_questions, short_documents
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
 SIZES = (10_000, 100_000, 1_000_000)
 QUERIES = 200
 ROUNDS = 3
+INSERTED = 1_000
+"""Documents of a passage each."""
 
 
 def main() -> None:
@@ -54,6 +56,8 @@ def main() -> None:
             progress.remove_task(task)
             with service:
                 by_size[size] = _measure(service, progress, size) | {"fill_seconds": round(filled, 1)}
+                if size == max(options.sizes):
+                    by_size[size] |= _change(service, progress)
             _write(options.results, by_size)
     service.discard()
 
@@ -84,10 +88,28 @@ def _measure(service: Service, progress: Progress, size: int) -> Figures:
     }
 
 
+def _change(service: Service, progress: Progress) -> Figures:
+    """Return how fast new documents of a passage each are found, and how long one takes to be gone."""
+    documents = short_documents(INSERTED)
+    task = progress.add_task("insert and forget", total=2)
+    seconds = service.remember(documents)
+    service.wait_for()
+    progress.advance(task)
+    fenced, certified = forget_once(service, documents[:1])
+    progress.remove_task(task)
+    return {
+        "inserted_documents": INSERTED,
+        "insert_rate_end_to_end": round(INSERTED / seconds, 1),
+        "forget_one": {"fence_ms": round(1000 * fenced, 1), "certificate_seconds": round(certified, 1)},
+    }
+
+
 def _write(path: Path, by_size: dict[int, Figures]) -> None:
     sizes = sorted(by_size)
     p95 = [by_size[size]["recall"]["p95_ms"]["median"] for size in sizes]  # type: ignore[index]
     summary: Figures = {"recall_p95_ms": dict(zip(map(str, sizes), p95, strict=True))}
+    if "insert_rate_end_to_end" in by_size[sizes[-1]]:
+        summary["insert_rate_end_to_end"] = by_size[sizes[-1]]["insert_rate_end_to_end"]
     if len(sizes) > 1:
         summary["recall_p95_slope"] = round(float(np.polyfit(np.log(sizes), np.log(p95), 1)[0]), 3)
     results = {

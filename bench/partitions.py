@@ -102,7 +102,7 @@ def fitted(count: int) -> Make:
 
 def led(bits: int, rounds: int) -> Make:
     """Return cells around leaders."""
-    return lambda steps: make_cells(lambda: [steps], hash_rows(steps), bits=bits, rounds=rounds)
+    return lambda steps: make_cells(steps, hash_rows(steps), bits=bits, rounds=rounds)
 
 
 def find(asked: Steps, centroids: Steps, cells: Cells, nearest: npt.NDArray[np.intp], share: float) -> float:

@@ -160,7 +160,7 @@ def _forget(
         for _ in range(repeats):
             going = held[at - count : at]
             at -= count
-            fence, whole = _forget_once(service, going)
+            fence, whole = forget_once(service, going)
             fences.append(1000 * fence)
             certified.append(whole)
             service.wait_for()
@@ -174,7 +174,7 @@ def _forget(
     return figures
 
 
-def _forget_once(service: Service, going: Sequence[DocumentFields]) -> tuple[float, float]:
+def forget_once(service: Service, going: Sequence[DocumentFields]) -> tuple[float, float]:
     """Return the seconds from the request to its acknowledgement, and to its certificate."""
     names = [str(document["external_id"]) for document in going]
     scope: ScopeFields = {"external_ids": names}

@@ -87,7 +87,7 @@ def purities(steps: Steps, groups: Sequence[str]) -> Figures:
         for rounds in (0, 1, 2, 4):
             found = []
             for salt in range(SALTS):
-                _, cells = make_cells(lambda: [steps], _hash(steps, salt), bits=bits, rounds=rounds)
+                _, cells = make_cells(steps, _hash(steps, salt), bits=bits, rounds=rounds)
                 found.append(_purity(cells, groups))
             means = np.mean([list(one.values()) for one in found], axis=0).round(3).tolist()
             figures[f"{2**bits} a cell, {rounds} steps"] = dict(zip(found[0], means, strict=True))

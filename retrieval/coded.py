@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from memory.errors import CorruptionError
 from retrieval.faiss_vectors import Codes, write_codes
-from retrieval.partition import as_steps, hash_rows, make_cells
+from retrieval.partition import Steps, as_steps, assign, hash_rows, make_cells
 from retrieval.segments import check_file, read_segment, write_segment
 from retrieval.vectors import Allowed, Keys, Matrix, Rotate
 
 ERRORS = 2.0
 """A row is looked at when so many standard errors of its code's estimate could bring it among the best."""
 SHARE = 1 / 8
-LEAST_SCANNED = 24_576
+LEAST_SCANNED = 32_768
 """Cells with so many rows are looked through, or with ``SHARE`` of all where that is more."""
 FEW = 2_000
 """So few rows that a filter admits are all estimated by their bytes."""
@@ -31,6 +31,7 @@ _LEAST, _SPARE, _MOST = 1024, 8, 1 << 15
 _SURE = 4.0
 """So many standard errors of its bytes' estimate a row is trusted to be off by."""
 _LEVELS = 127
+_SAMPLE_BITS, _ROUNDS = 6, 3
 
 
 class CodedRows:
@@ -130,8 +131,11 @@ def write_coded(
 
     hashes = np.concatenate([np.empty(0, np.uint64), *map(hash_rows, in_steps())])
     rows = len(hashes)
-    # About one to two times the root of so many cells.
-    centroids, cells = make_cells(in_steps, hashes, bits=rows.bit_length() // 2)
+    # Two to four times the root of so many cells, fitted to some dozens of rows each.
+    bits = max(0, rows.bit_length() // 2 - 1)
+    some = hashes >> np.uint64(64 - max(1, bits - _SAMPLE_BITS)) == 0 if bits > _SAMPLE_BITS else hashes >= 0
+    centroids, _ = make_cells(_pick(in_steps(), some), hashes[some], bits=bits, rounds=_ROUNDS)
+    cells = np.concatenate([np.empty(0, np.int32), *(assign(block, centroids)[0] for block in in_steps())])
     in_bytes, steps = np.empty((rows, dimension), np.int8), np.empty(rows, np.float32)
     codes = np.empty((rows, -(-dimension // 8)), np.uint8)
     start = 0
@@ -152,3 +156,11 @@ def write_coded(
         write_segment(folder, {"kind": _KIND}, arrays),
         write_codes(folder, codes, cells, len(centroids)),
     ]
+
+
+def _pick(blocks: Iterable[Steps], wanted: npt.NDArray[np.bool_]) -> Steps:
+    start, picked = 0, []
+    for block in blocks:
+        picked.append(block[wanted[start : start + len(block)]])
+        start += len(block)
+    return np.concatenate(picked)

@@ -11,7 +11,7 @@ gives the same bits in any order, batch and library. Nothing here knows ids, fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -100,34 +100,21 @@ def centre(sums: npt.NDArray[np.int64]) -> Steps:
 
 
 def make_cells(
-    blocks: Callable[[], Iterable[Steps]], hashes: Hashes, *, bits: int | None = None, rounds: int = 1
+    steps: Steps, hashes: Hashes, *, bits: int | None = None, rounds: int = 1
 ) -> tuple[Steps, Cells]:
     """Return the cells' centroids, and each row's cell, after ``rounds`` of Lloyd's steps from the leaders.
 
-    ``blocks`` yields the rows anew at each call, so that they need not be in memory; ``hashes`` are theirs.
     A centroid that nobody is nearest to stays, in its place.
     """
-    leaders = choose_leaders(hashes, leader_bits(len(hashes)) if bits is None else bits)
-    centroids = _pick(blocks(), leaders)
+    if not len(steps):
+        return steps, np.empty(0, np.int32)
+    leaders = choose_leaders(hashes, leader_bits(len(steps)) if bits is None else bits)
+    centroids = steps[leaders]
+    cells, _ = assign(steps, centroids)
     for _ in range(rounds):
-        sums = np.zeros(centroids.shape, np.int64)
-        for block in blocks():
-            sums += add_cells(block, assign(block, centroids)[0], len(centroids))
-        centroids = _move(centroids, sums)
-    cells = [assign(block, centroids)[0] for block in blocks()]
-    return centroids, np.concatenate([np.empty(0, np.int32), *cells])
-
-
-def _pick(blocks: Iterable[Steps], rows: npt.NDArray[np.intp]) -> Steps:
-    picked: Steps = np.empty((0, 0), np.float32)
-    start = 0
-    for block in blocks:
-        if not picked.size:
-            picked = np.empty((len(rows), block.shape[1]), np.float32)
-        inside = np.flatnonzero((rows >= start) & (rows < start + len(block)))
-        picked[inside] = block[rows[inside] - start]
-        start += len(block)
-    return picked
+        centroids = _move(centroids, add_cells(steps, cells, len(centroids)))
+        cells, _ = assign(steps, centroids)
+    return centroids, cells
 
 
 def _move(centroids: Steps, sums: npt.NDArray[np.int64]) -> Steps:

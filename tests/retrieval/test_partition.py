@@ -37,8 +37,8 @@ def test_order_and_batches_change_nothing(rows: int, seed: int, bits: int, round
     steps = as_steps(unit_rows(rows, seed=seed))
     hashes = hash_rows(steps)
     order = np.random.default_rng(seed).permutation(rows)
-    centroids, cells = make_cells(lambda: [steps], hashes, bits=bits, rounds=rounds)
-    again, shuffled = make_cells(lambda: [steps[order]], hashes[order], bits=bits, rounds=rounds)
+    centroids, cells = make_cells(steps, hashes, bits=bits, rounds=rounds)
+    again, shuffled = make_cells(steps[order], hashes[order], bits=bits, rounds=rounds)
     assert (again == centroids).all()
     assert (shuffled == cells[order]).all()
 
@@ -87,7 +87,7 @@ def test_sums_are_the_cells_and_their_centre_is_their_direction(monkeypatch: pyt
 
 def test_there_are_a_few_times_the_root_of_cells() -> None:
     steps = as_steps(unit_rows(5000, 16))
-    centroids, cells = make_cells(lambda: [steps], hash_rows(steps))
+    centroids, cells = make_cells(steps, hash_rows(steps))
     assert 2 < len(centroids) / 5000**0.5 < 12
     assert len(np.unique(cells)) > 0.8 * len(centroids)
     assert [leader_bits(n) for n in (1, 63, 64, 1 << 20)] == [0, 0, 1, 8]
@@ -95,10 +95,10 @@ def test_there_are_a_few_times_the_root_of_cells() -> None:
 
 def test_equal_contents_have_one_leader_and_nothing_has_no_cells() -> None:
     steps = as_steps(np.repeat(unit_rows(3), 4, axis=0))
-    centroids, cells = make_cells(lambda: [steps], hash_rows(steps), bits=0, rounds=0)
+    centroids, cells = make_cells(steps, hash_rows(steps), bits=0, rounds=0)
     assert len(centroids) == 3
     assert all(len(set(cells[at : at + 4].tolist())) == 1 for at in (0, 4, 8))
-    centroids, cells = make_cells(lambda: [steps[:0]], hash_rows(steps[:0]))
+    centroids, cells = make_cells(steps[:0], hash_rows(steps[:0]))
     assert (len(centroids), len(cells)) == (0, 0)
 
 
@@ -109,7 +109,7 @@ def test_means_find_more_than_leaders() -> None:
     nearest = np.argsort(-(queries @ steps.T), axis=1, kind="stable")[:, :10]
 
     def find(rounds: int) -> float:
-        centroids, cells = make_cells(lambda: [steps], hash_rows(steps), bits=5, rounds=rounds)
+        centroids, cells = make_cells(steps, hash_rows(steps), bits=5, rounds=rounds)
         looked_at = np.argsort(-(queries @ centroids.T), axis=1, kind="stable")[:, : len(centroids) // 10]
         return float(
             np.mean([np.isin(cells[n], look).mean() for n, look in zip(nearest, looked_at, strict=True)])
