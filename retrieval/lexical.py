@@ -253,7 +253,16 @@ class LexicalIndex:
 
     def _among(self, wanted: Any, keys: npt.NDArray[np.int64]) -> Any:
         names = keys if self._numbering is None else self._numbering.to_names(keys)
-        members = tantivy.Query.term_set_query(self._index.schema, "key", names.tolist())
+        # One by one: a set of terms is looked up by an automaton, which takes six times as long.
+        members = tantivy.Query.boolean_query(
+            [
+                (
+                    tantivy.Occur.Should,
+                    tantivy.Query.term_query(self._index.schema, "key", name, index_option="basic"),
+                )
+                for name in names.tolist()
+            ]
+        )
         return tantivy.Query.boolean_query(
             [
                 (tantivy.Occur.Must, tantivy.Query.const_score_query(members, 0.0)),
