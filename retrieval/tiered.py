@@ -28,6 +28,7 @@ from retrieval.vectors import (
     Matrix,
     Rotate,
     Scores,
+    Searcher,
     as_keys,
     best,
     checked_query,
@@ -79,6 +80,8 @@ class TieredVectors:
 
     def __init__(self, dimension: int, *, rotate: Rotate, coded_rows: int = CODED_ROWS) -> None:
         self.errors = ERRORS
+        self.searcher: Searcher | None = None
+        """Searches what is saved in place of the codes, where they would be; to be set before any search."""
         self._dimension = dimension
         self._rotate = rotate
         self._coded_rows = coded_rows
@@ -242,6 +245,8 @@ class TieredVectors:
             return np.arange(total) if allowed is None else np.flatnonzero(allowed)
         if admitted == total:
             allowed = None
+        if self.searcher is not None:
+            return self.searcher.search(query, limit=limit, allowed=allowed)[0]
         count = max(_LEAST, _SPARE * limit)
         while True:
             places, differing = codes.search(query, count=count, allowed=allowed)
