@@ -7,6 +7,7 @@ that assures and what it does not. The only importer of pymilvus.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -84,11 +85,11 @@ class MilvusVectors:
         self._address = address
         self._collection = collection
         self._level = consistency
-        self._search_params = {"metric_type": "IP", "params": dict(search_params or {})}
+        self._search_params = dict(search_params or {})
         self._most = min(_MOST_FOUND, _REPLY_BYTES // (4 * dimension))
         self._batch = max(1, _BATCH_BYTES // (4 * dimension + 8))
         with self._asking():
-            self._client: Any = MilvusClient(uri=address, token=token, timeout=_CONNECT_SECONDS)
+            self._client = _connect(address, token)
             if not self._client.has_collection(collection):
                 if must_exist:
                     raise UnavailableError(f"Milvus at {address} has no collection {collection}")
@@ -240,7 +241,7 @@ class MilvusVectors:
         """Open what any kind saved in place of whatever the collection holds."""
         dimension, keys, rows = load_rows(folder, name)
         with _asking(address):
-            client = MilvusClient(uri=address, token=options.get("token", ""))
+            client = _connect(address, options.get("token", ""))
             if client.has_collection(collection):
                 client.drop_collection(collection)
             client.close()
@@ -319,6 +320,9 @@ class MilvusVectors:
         )
 
     def _nearest(self, query: npt.NDArray[np.float32], depth: int, expression: str) -> tuple[Keys, Matrix]:
+        params = dict(self._search_params)
+        if "ef" in params:
+            params["ef"] = max(params["ef"], depth)  # HNSW looks through no fewer than it returns
         with self._asking():
             hits = self._client.search(
                 self._collection,
@@ -326,7 +330,7 @@ class MilvusVectors:
                 limit=depth,
                 filter=expression,
                 output_fields=["row"],
-                search_params=self._search_params,
+                search_params={"metric_type": "IP", "params": params},
                 consistency_level=self._level,
                 timeout=_SEARCH_SECONDS,
             )[0]
@@ -384,7 +388,7 @@ class MilvusVectors:
 def list_collections(address: str, token: str = "") -> tuple[str, list[str]]:
     """Return the version of the engine at an address, and the names of its collections."""
     with _asking(address):
-        client: Any = MilvusClient(uri=address, token=token, timeout=_CONNECT_SECONDS)
+        client = _connect(address, token)
         try:
             return str(client.get_server_version()), list(client.list_collections())
         finally:
@@ -394,11 +398,18 @@ def list_collections(address: str, token: str = "") -> tuple[str, list[str]]:
 def drop_collection(address: str, name: str, token: str = "") -> None:
     """Take a whole collection out of the engine; its files go as those of removed rows do."""
     with _asking(address):
-        client: Any = MilvusClient(uri=address, token=token, timeout=_CONNECT_SECONDS)
+        client = _connect(address, token)
         try:
             client.drop_collection(name)
         finally:
             client.close()
+
+
+def _connect(address: str, token: str) -> Any:
+    # The client's own lines are no JSON and quote what servers say; what goes wrong is raised besides.
+    for name in ("pymilvus", "pymilvus.milvus_client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MilvusClient(uri=address, token=token, timeout=_CONNECT_SECONDS)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class CollectionStore:
     def holds(self, tenant_id: TenantId, ids: Set[str]) -> int:
         """Ask the engine how many rows it holds under the names of these entries' rows."""
         name = self.indexes.name_collection(tenant_id)
-        if name not in self.collections.list_names(tenant_id)[1]:
+        if name is None or name not in self.collections.list_names(tenant_id):
             return 0
         state = self.indexes.get(tenant_id).state
         with self.indexes.kernel.database.read() as connection:

@@ -211,7 +211,7 @@ def look_at_vectors(visit: Visit) -> Finding:
             said = f"vectors of {len(named)} tenants are in Milvus, no address is set: no forget ends"
             return Finding("broken", said, advice)
         return Finding("ok", f"searched by {settings.vectors}")
-    version, _ = collections.list_names(TenantId(""))
+    version, _ = collections.ask()
     lacking = []
     for tenant_id, name in named.items():
         files = settings.data / INDEX_FOLDER / tenant_id

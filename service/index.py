@@ -280,16 +280,14 @@ class Indexes:
             except UnavailableError as error:
                 log.warning("the codes are searched instead", error=str(error))
         name = self.name_collection(tenant_id)
-        if self.collections is not None and name is not None and name == published.collection:
+        if self.collections and self.collections.keeps and name is not None and name == published.collection:
             # Nothing is asked of the engine yet: what needs no search goes on without it.
             return NamedSearcher(self.collections, name, dimension, saved.state.names, count)
         return None
 
     def name_collection(self, tenant_id: TenantId) -> str | None:
-        """Return the name of the tenant's collection where vectors are to be in Milvus."""
-        if self.collections is None or not self.collections.keeps:
-            return None
-        return self.collections.name(tenant_id, self._about())
+        """Return the name of the tenant's collection in Milvus, where that is used; it need not be there."""
+        return None if self.collections is None else self.collections.name(tenant_id, self._about())
 
     def name_index(self, tenant_id: TenantId) -> ArtifactName:
         """Return the index's name in the ledger: one artifact, whose inputs are all the vectors in it."""
@@ -376,9 +374,9 @@ class Indexes:
     def _bring(self, tenant_id: TenantId, saved: Saved, known: Numbers) -> str | None:
         """Have the tenant's collection hold a catalog; return its name, ``None`` where it is not searched."""
         name = self.name_collection(tenant_id)
-        if name is None or not saved.vectors.has_codes:
+        assert self.collections is not None and name is not None
+        if not self.collections.keeps or not saved.vectors.has_codes:
             return None
-        assert self.collections is not None
         self.collections.bring(tenant_id, name, saved, known)
         return name
 
@@ -389,8 +387,8 @@ class Indexes:
         until ``settle``.
         """
         assert self.collections is not None
-        name = self.name_collection(tenant_id)
-        _, there = self.collections.list_names(tenant_id)
+        name = self.name_collection(tenant_id) if self.collections.keeps else None
+        there = self.collections.list_names(tenant_id)
         if name is not None and name in there:
             self.collections.trim(name, saved, known)
         if set(there) - {name}:
@@ -403,8 +401,7 @@ class Indexes:
         with self._merging(tenant_id):
             published = find_published(self.kernel, tenant_id)
             saved = None if published is None else self._read_catalog(tenant_id, published.catalog)
-            if saved is not None and name in self.collections.list_names(tenant_id)[1]:
-                assert name is not None
+            if saved is not None and name is not None and name in self.collections.list_names(tenant_id):
                 self.collections.match(name, saved)
 
     def settle(self, tenant_id: TenantId) -> dict[str, JsonValue]:
@@ -423,8 +420,8 @@ class Indexes:
         published = find_published(self.kernel, tenant_id)
         if self.collections is None or published is None:
             return False
-        has_codes = self.get(tenant_id).vectors.has_codes
-        return published.collection != (self.name_collection(tenant_id) if has_codes else None)
+        is_wanted = self.collections.keeps and self.get(tenant_id).vectors.has_codes
+        return published.collection != (self.name_collection(tenant_id) if is_wanted else None)
 
     def name_searching(self, tenant_id: TenantId) -> str:
         """Say what searches the tenant's saved vectors now."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from retrieval.milvus_vectors import MilvusVectors
 
 COMPACT_SECONDS = 600.0
+INDEX_PARAMS = {"FLAT": {}, "HNSW": {"M": 32, "efConstruction": 200}}
+SEARCH_PARAMS = {"FLAT": {}, "HNSW": {"ef": 256}}
 _PUT_ROWS = 8192
 
 log = structlog.get_logger()
@@ -43,6 +45,7 @@ class Collections:
     address: str
     token: str = field(default="", repr=False)
     prefix: str = "lethe"
+    index: str = "FLAT"
     retention: Retention = field(default_factory=Retention)
     keeps: bool = True
     _opened: dict[str, MilvusVectors] = field(default_factory=dict, repr=False)
@@ -50,20 +53,27 @@ class Collections:
 
     def name(self, tenant_id: TenantId, about: str) -> str:
         """Return a collection's name; ``about`` says what makes vectors what they are (``write_catalog``)."""
-        return f"{self._begin(tenant_id)}{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256(f"{self.index} {about}".encode()).hexdigest()
+        return f"{self._begin(tenant_id)}{digest[:16]}"
 
     def _begin(self, tenant_id: TenantId) -> str:
         # Milvus takes letters, digits and underscores; a tenant's id has no capitals.
         return f"{self.prefix}_{tenant_id.replace('-', 'X')}_"
 
-    def list_names(self, tenant_id: TenantId) -> tuple[str, list[str]]:
-        """Return the engine's version, and the names of the tenant's collections, of whatever model."""
+    def ask(self) -> tuple[str, list[str]]:
+        """Return the engine's version, and the names of all collections that it has, whoever's."""
         # Deferred, as below: only those who use Milvus have its client.
         from retrieval.milvus_vectors import list_collections
 
-        version, found = list_collections(self.address, self.token)
+        return list_collections(self.address, self.token)
+
+    def list_names(self, tenant_id: TenantId) -> list[str]:
+        """Return the names of the tenant's collections, of whatever model."""
+        return self._pick(tenant_id, self.ask()[1])
+
+    def _pick(self, tenant_id: TenantId, names: list[str]) -> list[str]:
         mine = re.compile(re.escape(self._begin(tenant_id)) + "[0-9a-f]{16}")
-        return version, [name for name in found if mine.fullmatch(name)]
+        return [name for name in names if mine.fullmatch(name)]
 
     def open(self, name: str, dimension: int, *, must_exist: bool = True) -> MilvusVectors:
         """Return a collection; it is connected to when it is first needed."""
@@ -73,7 +83,14 @@ class Collections:
         if known is not None:
             return known
         opened = MilvusVectors(
-            dimension, address=self.address, collection=name, token=self.token, must_exist=must_exist
+            dimension,
+            address=self.address,
+            collection=name,
+            token=self.token,
+            index_type=self.index,
+            index_params=INDEX_PARAMS[self.index],
+            search_params=SEARCH_PARAMS[self.index],
+            must_exist=must_exist,
         )
         with self._guard:
             return self._opened.setdefault(name, opened)
@@ -83,7 +100,7 @@ class Collections:
 
         ``known`` are the names of rows that it holds as they are now.
         """
-        if name not in self.list_names(tenant_id)[1]:
+        if name not in self.list_names(tenant_id):
             with self._guard:
                 self._opened.pop(name, None)  # another process dropped it
         collection = self.open(name, saved.vectors.dimension, must_exist=False)
@@ -122,11 +139,11 @@ class Collections:
 
     def drop(self, tenant_id: TenantId, *, keep: str | None = None) -> str:
         """Drop the tenant's collections but one, and return the engine's version."""
-        version, names = self.list_names(tenant_id)
-        for name in names:
-            if name != keep:
-                from retrieval.milvus_vectors import drop_collection
+        from retrieval.milvus_vectors import drop_collection
 
+        version, names = self.ask()
+        for name in self._pick(tenant_id, names):
+            if name != keep:
                 drop_collection(self.address, name, self.token)
                 with self._guard:
                     self._opened.pop(name, None)

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         pattern="^[A-Za-z][A-Za-z0-9]*$",
         description="how the names of this installation's collections begin; no other may have the same",
     )
+    milvus_index: Literal["FLAT", "HNSW"] = Field(
+        default="FLAT", description="FLAT compares every row; HNSW is for more than a million"
+    )
     milvus_garbage_seconds: float = Field(
         default=14_400,
         ge=0,

@@ -283,6 +283,7 @@ def find_collections(settings: Settings) -> Collections | None:
         settings.milvus_address,
         settings.milvus_token,
         settings.milvus_prefix,
+        settings.milvus_index,
         Retention(settings.milvus_garbage_seconds, settings.milvus_log_seconds or None),
         keeps=settings.vectors == "milvus",
     )

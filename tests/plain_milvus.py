@@ -36,7 +36,7 @@ class PlainMilvus:
 
         class MilvusVectors:
             def __init__(
-                self, dimension: int, *, address: str, collection: str, token: str, must_exist: bool
+                self, dimension: int, *, address: str, collection: str, must_exist: bool, **options: Any
             ) -> None:
                 engine.answer()
                 assert address == engine.address
