@@ -69,15 +69,22 @@ class CodedRows:
         returned that by the error of its bits and then of its bytes could be among the best.
         """
         turned = query @ self._rotation
-        admitted = len(self) if allowed is None else int(np.count_nonzero(allowed))
-        if admitted <= max(FEW, 2 * limit):
+        if self.compares_all(limit, allowed):
             places = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
         else:
+            admitted = self._count(allowed)
             some = None if admitted == len(self) else allowed
             cells = self._choose(query, admitted / len(self))
             places = self._search(turned, cells, limit, errors, some)
         low, high = self._estimate(places, turned)
         return places if limit >= len(places) else places[high >= np.partition(low, -limit)[-limit]]
+
+    def compares_all(self, limit: int, allowed: Allowed | None) -> bool:
+        """Tell whether so few rows are admitted that each is compared."""
+        return self._count(allowed) <= max(FEW, 2 * limit)
+
+    def _count(self, allowed: Allowed | None) -> int:
+        return len(self) if allowed is None else int(np.count_nonzero(allowed))
 
     def _choose(self, query: npt.NDArray[np.float32], share: float) -> npt.NDArray[np.int64]:
         """Return the cells nearest to a query that hold so many rows as are looked through.

@@ -36,9 +36,23 @@ class Retention:
 
 def state_residue(compacted: Compacted, retention: Retention) -> dict[str, JsonValue]:
     """Return what a certificate may say about rows that were removed before this compaction."""
+    assured = [
+        "No query, search or export of the collection returns a removed row.",
+        f"After a forced compaction its {compacted.segments} live segments store {compacted.rows} rows, "
+        "as many as the collection holds: none of them stores a removed row.",
+    ]
+    return _state(compacted.version, assured, compacted.rewritten, retention)
+
+
+def state_absence(version: str, retention: Retention) -> dict[str, JsonValue]:
+    """Return what a certificate may say where the engine has no collection of a tenant, or none now."""
+    return _state(version, ["The engine lists no collection of this tenant."], 0, retention)
+
+
+def _state(version: str, assured: list[str], rewritten: int, retention: Retention) -> dict[str, JsonValue]:
     not_assured: list[JsonValue] = [
-        "Segment files that were rewritten are deleted by the engine's garbage collection, by its setting "
-        f"{retention.garbage_seconds:.0f} s after the compaction; a client cannot see that they are.",
+        "Segment files that were rewritten or dropped are deleted by the engine's garbage collection, by its "
+        f"setting {retention.garbage_seconds:.0f} s after the compaction; a client cannot see that they are.",
         "The engine's message log holds the vectors as they were written"
         + (
             " until its retention ends, which is not known."
@@ -49,14 +63,10 @@ def state_residue(compacted: Compacted, retention: Retention) -> dict[str, JsonV
         "Snapshots and backups of its object storage, log or disks are outside what was checked.",
     ]
     return {
-        "engine": f"Milvus {compacted.version}",
-        "assured": [
-            "No query, search or export of the collection returns a removed row.",
-            f"After a forced compaction its {compacted.segments} live segments store {compacted.rows} rows, "
-            "as many as the collection holds: none of them stores a removed row.",
-        ],
+        "engine": f"Milvus {version}",
+        "assured": list(assured),
         "not_assured": not_assured,
-        "segments_rewritten": compacted.rewritten,
+        "segments_rewritten": rewritten,
         "garbage_seconds": retention.garbage_seconds,
         "log_seconds": retention.log_seconds,
     }

@@ -7,9 +7,10 @@ that assures and what it does not. The only importer of pymilvus.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,6 +51,13 @@ _MOST_FOUND = 16_384
 _FEW = 10_000
 """So many keys are named in one expression, which takes it about 0.1 s to read."""
 _POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 5.0
+_SEARCH_SECONDS = 15.0
+"""So long the client tries a search again before it says that the engine is silent."""
+_CALL_SECONDS = 60.0
+
+Admits = Callable[[Keys], npt.NDArray[np.bool_]]
+"""Says which of these keys may be found."""
 
 
 class MilvusVectors:
@@ -71,16 +79,20 @@ class MilvusVectors:
         index_type: str = "FLAT",
         index_params: Mapping[str, Any] | None = None,
         search_params: Mapping[str, Any] | None = None,
+        must_exist: bool = False,
     ) -> None:
         self._dimension = dimension
+        self._address = address
         self._collection = collection
         self._level = consistency
-        self._search_params = {"metric_type": "IP", "params": dict(search_params or {})}
+        self._search_params = dict(search_params or {})
         self._most = min(_MOST_FOUND, _REPLY_BYTES // (4 * dimension))
         self._batch = max(1, _BATCH_BYTES // (4 * dimension + 8))
-        with _unavailable():
-            self._client: Any = MilvusClient(uri=address, token=token)
+        with self._asking():
+            self._client = _connect(address, token)
             if not self._client.has_collection(collection):
+                if must_exist:
+                    raise UnavailableError(f"Milvus at {address} has no collection {collection}")
                 self._create(index_type, dict(index_params or {}))
             self._client.load_collection(collection)
             fields = self._client.describe_collection(collection)["fields"]
@@ -102,16 +114,25 @@ class MilvusVectors:
         return self._dimension
 
     def __len__(self) -> int:
-        with _unavailable():
+        with self._asking():
             counted = self._client.query(
-                self._collection, filter="", output_fields=["count(*)"], consistency_level=self._level
+                self._collection,
+                filter="",
+                output_fields=["count(*)"],
+                consistency_level=self._level,
+                timeout=_CALL_SECONDS,
             )
         return int(counted[0]["count(*)"])
 
     def add(self, keys: npt.ArrayLike, vectors: Matrix) -> None:
-        new, rows = checked_rows(keys, vectors, self._dimension)
+        new = as_keys(keys)
         refuse_held(new, self._held(new))
-        with _unavailable():
+        self.put(new, vectors)
+
+    def put(self, keys: npt.ArrayLike, vectors: Matrix) -> None:
+        """Add rows, in place of those that are held under the same keys."""
+        new, rows = checked_rows(keys, vectors, self._dimension)
+        with self._asking():
             for start in range(0, len(new), self._batch):
                 part = slice(start, start + self._batch)
                 # Not insert: sent twice after a lost reply, a row would be there twice.
@@ -121,13 +142,14 @@ class MilvusVectors:
                         {"id": key, "row": row}
                         for key, row in zip(new[part].tolist(), rows[part], strict=True)
                     ],
+                    timeout=_CALL_SECONDS,
                 )
 
     def remove(self, keys: npt.ArrayLike) -> int:
         held = sorted(self._held(as_keys(keys)))
-        with _unavailable():
+        with self._asking():
             for start in range(0, len(held), _FEW):
-                self._client.delete(self._collection, ids=held[start : start + _FEW])
+                self._client.delete(self._collection, ids=held[start : start + _FEW], timeout=_CALL_SECONDS)
         return len(held)
 
     def search(
@@ -142,11 +164,34 @@ class MilvusVectors:
         if len(permitted) <= _FEW:
             return self._search(wanted, limit, _among(permitted), None, 1.0) or self._too_deep(limit)
         # Many are allowed: so many more are asked for that enough of them are, and the rest is passed over.
-        found = self._search(wanted, limit, f"id < {len(allowed)}", allowed, len(permitted) / len(allowed))
-        if found is not None:
-            return found
+        share = len(permitted) / len(allowed)
+        found = self._search(wanted, limit, f"id < {len(allowed)}", lambda keys: allowed[keys], share)
+        return found or self._search_parts(wanted, limit, permitted)
+
+    def search_where(
+        self,
+        query: npt.NDArray[np.float32],
+        *,
+        limit: int,
+        admits: Admits,
+        list_admitted: Callable[[], Keys],
+        share: float,
+    ) -> tuple[Keys, Scores]:
+        """``search`` for keys too large for a bitmap over them; ``limit`` ≥ 1.
+
+        ``share`` is about how many of the rows are admitted, more than none. All admitted keys are listed,
+        with at least one, only where asking for more hits does not settle it.
+        """
+        wanted = checked_query(query, self._dimension)
+        found = self._search(wanted, limit, "", admits, share)
+        return found or self._search_parts(wanted, limit, list_admitted())
+
+    def _search_parts(
+        self, query: npt.NDArray[np.float32], limit: int, permitted: Keys
+    ) -> tuple[Keys, Scores]:
+        """Search among keys named in several expressions."""
         parts = [
-            self._search(wanted, limit, _among(permitted[start : start + _FEW]), None, 1.0)
+            self._search(query, limit, _among(permitted[start : start + _FEW]), None, 1.0)
             or self._too_deep(limit)
             for start in range(0, len(permitted), _FEW)
         ]
@@ -167,7 +212,7 @@ class MilvusVectors:
 
     def keys(self) -> Keys:
         keys: list[int] = []
-        with _unavailable():
+        with self._asking():
             pages = self._client.query_iterator(
                 self._collection,
                 batch_size=_FEW,
@@ -195,8 +240,8 @@ class MilvusVectors:
     ) -> Self:
         """Open what any kind saved in place of whatever the collection holds."""
         dimension, keys, rows = load_rows(folder, name)
-        with _unavailable():
-            client = MilvusClient(uri=address, token=options.get("token", ""))
+        with _asking(address):
+            client = _connect(address, options.get("token", ""))
             if client.has_collection(collection):
                 client.drop_collection(collection)
             client.close()
@@ -212,7 +257,7 @@ class MilvusVectors:
         Nothing may be written meanwhile. ``UnavailableError`` when that takes longer, or does not help.
         """
         started = time.monotonic()
-        with _unavailable():
+        with self._asking():
             self._client.flush(self._collection)
             before = {segment.segment_id for segment in self._segments()}
             while True:
@@ -240,7 +285,7 @@ class MilvusVectors:
 
     def drop(self) -> None:
         """Take the whole collection out of the engine; its files go as those of removed rows do."""
-        with _unavailable():
+        with self._asking():
             self._client.drop_collection(self._collection)
 
     def _search(
@@ -248,7 +293,7 @@ class MilvusVectors:
         query: npt.NDArray[np.float32],
         limit: int,
         expression: str,
-        allowed: Allowed | None,
+        admits: Admits | None,
         share: float,
     ) -> tuple[Keys, Scores] | None:
         """Ask deeper until nothing below can be among the best; None where the engine does not go so deep."""
@@ -259,8 +304,8 @@ class MilvusVectors:
             scores = products(rows, query)
             whole = len(keys) < depth
             lowest = float(scores.min()) if len(keys) else 0.0
-            if allowed is not None:
-                kept = allowed[keys]
+            if admits is not None:
+                kept = admits(keys)
                 keys, scores = keys[kept], scores[kept]
             settled = len(keys) >= limit and lowest < np.sort(scores)[-limit] - _CLOSE
             if whole or settled or len(keys) >= limit + MOST_TIES + _SPARE:
@@ -275,42 +320,55 @@ class MilvusVectors:
         )
 
     def _nearest(self, query: npt.NDArray[np.float32], depth: int, expression: str) -> tuple[Keys, Matrix]:
-        with _unavailable():
+        params = dict(self._search_params)
+        if "ef" in params:
+            params["ef"] = max(params["ef"], depth)  # HNSW looks through no fewer than it returns
+        with self._asking():
             hits = self._client.search(
                 self._collection,
                 data=[query],
                 limit=depth,
                 filter=expression,
                 output_fields=["row"],
-                search_params=self._search_params,
+                search_params={"metric_type": "IP", "params": params},
                 consistency_level=self._level,
+                timeout=_SEARCH_SECONDS,
             )[0]
         keys = np.array([hit["id"] for hit in hits], dtype=np.int64)
         rows = np.array([hit["entity"]["row"] for hit in hits], dtype=np.float32)
         return keys, rows.reshape(len(keys), self._dimension)
 
+    def find(self, keys: npt.ArrayLike) -> Keys:
+        """Return which of these keys are held, ascending."""
+        return np.array(sorted(self._held(as_keys(keys))), dtype=np.int64)
+
+    def _asking(self) -> AbstractContextManager[None]:
+        return _asking(self._address)
+
     def _held(self, keys: Keys) -> set[int]:
         held: set[int] = set()
-        with _unavailable():
+        with self._asking():
             for start in range(0, len(keys), _FEW):
                 found = self._client.query(
                     self._collection,
                     filter=_among(keys[start : start + _FEW]),
                     output_fields=["id"],
                     consistency_level=self._level,
+                    timeout=_CALL_SECONDS,
                 )
                 held.update(int(hit["id"]) for hit in found)
         return held
 
     def _get(self, keys: Keys) -> dict[int, npt.NDArray[np.float32]]:
         rows: dict[int, npt.NDArray[np.float32]] = {}
-        with _unavailable():
+        with self._asking():
             for start in range(0, len(keys), self._batch):
                 for hit in self._client.query(
                     self._collection,
                     filter=_among(keys[start : start + self._batch]),
                     output_fields=["id", "row"],
                     consistency_level=self._level,
+                    timeout=_CALL_SECONDS,
                 ):
                     rows[int(hit["id"])] = np.array(hit["row"], dtype=np.float32)
         return rows
@@ -327,13 +385,44 @@ class MilvusVectors:
         time.sleep(_POLL_SECONDS)
 
 
+def list_collections(address: str, token: str = "") -> tuple[str, list[str]]:
+    """Return the version of the engine at an address, and the names of its collections."""
+    with _asking(address):
+        client = _connect(address, token)
+        try:
+            return str(client.get_server_version()), list(client.list_collections())
+        finally:
+            client.close()
+
+
+def drop_collection(address: str, name: str, token: str = "") -> None:
+    """Take a whole collection out of the engine; its files go as those of removed rows do."""
+    with _asking(address):
+        client = _connect(address, token)
+        try:
+            client.drop_collection(name)
+        finally:
+            client.close()
+
+
+def _connect(address: str, token: str) -> Any:
+    # The client's own lines are no JSON and quote what servers say; what goes wrong is raised besides.
+    for name in ("pymilvus", "pymilvus.milvus_client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MilvusClient(uri=address, token=token, timeout=_CONNECT_SECONDS)
+
+
 @contextmanager
-def _unavailable() -> Iterator[None]:
+def _asking(address: str) -> Iterator[None]:
     """Tell the engine's refusals and silences as one family; they are worth another try."""
     try:
         yield
     except MilvusException as error:
-        raise UnavailableError(f"Milvus: {type(error).__name__}, code {error.code}") from error
+        where = address.rpartition("@")[2]  # without a password
+        raise UnavailableError(
+            f"Milvus at {where} does not answer, or refuses ({type(error).__name__}, code {error.code}): see "
+            "that it runs and can be reached from here"
+        ) from error
 
 
 def _among(keys: npt.NDArray[np.integer]) -> str:

@@ -28,6 +28,7 @@ from retrieval.vectors import (
     Matrix,
     Rotate,
     Scores,
+    Searcher,
     as_keys,
     best,
     checked_query,
@@ -81,6 +82,8 @@ class TieredVectors:
 
     def __init__(self, dimension: int, *, rotate: Rotate, coded_rows: int = CODED_ROWS) -> None:
         self.errors = ERRORS
+        self.searcher: Searcher | None = None
+        """Searches what is saved in place of the codes, where they would be; to be set before any search."""
         self._dimension = dimension
         self._rotate = rotate
         self._coded_rows = coded_rows
@@ -138,7 +141,7 @@ class TieredVectors:
         keys, scores = new.search(wanted, limit=limit, allowed=allowed)
         if codes is None or limit < 1:
             return keys, scores
-        places = codes.find(wanted, limit=limit, errors=self.errors, allowed=open_rows)
+        places = self._find(codes, wanted, limit, open_rows)
         near = rows.get(places)
         exact = products(near, wanted)
         found = places if self._is_dense else saved[places]
@@ -226,6 +229,14 @@ class TieredVectors:
             known = np.zeros(count, np.bool_)
             known[within] = allowed[self._saved[within]]
         return known & self._left if self._gone else known
+
+    def _find(
+        self, codes: CodedRows, query: npt.NDArray[np.float32], limit: int, allowed: Allowed | None
+    ) -> Keys:
+        """Return the places of saved rows that may be among the best."""
+        if self.searcher is None or codes.compares_all(limit, allowed):
+            return codes.find(query, limit=limit, errors=self.errors, allowed=allowed)
+        return self.searcher.search(query, limit=limit, allowed=allowed)[0]
 
 
 def write_tiered(

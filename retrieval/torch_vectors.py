@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from memory.errors import ConflictError
+from memory.errors import ConflictError, UnavailableError
 from retrieval.vectors import (
     Allowed,
     Keys,
@@ -240,6 +240,23 @@ class TorchVectors:
             for start in range(0, len(places), block)
         ]
         return as_scores(np.concatenate([np.empty(0), *parts]))
+
+
+def has_cuda() -> bool:
+    """Say whether torch sees a CUDA device."""
+    return torch.cuda.is_available()
+
+
+def fill(read: Callable[[Keys], Matrix], count: int, dimension: int, device: str) -> TorchVectors:
+    """Put rows 0 to ``count`` - 1 on a device, block by block; ``UnavailableError`` when they do not fit."""
+    try:
+        index = TorchVectors(dimension, device=device, room=count)
+        for start in range(0, count, _BLOCK["cpu"]):
+            keys = np.arange(start, min(start + _BLOCK["cpu"], count))
+            index.add(keys, read(keys))
+    except torch.OutOfMemoryError as error:
+        raise UnavailableError(f"the device {device} has no room for {count} vectors") from error
+    return index
 
 
 def multiply_rows(rows: Tensor, query: Tensor) -> Tensor:

@@ -84,6 +84,18 @@ class VectorIndex(Protocol):
         """Open what ``save`` wrote; ``CorruptionError`` when it is torn or altered."""
 
 
+class Searcher(Protocol):
+    """What ``TieredVectors`` may ask instead of its codes: the saved rows, under their places 0, 1, 2 …
+
+    Every ``VectorIndex`` filled so is one. What it finds is scored again from the files.
+    """
+
+    def search(
+        self, query: npt.NDArray[np.float32], *, limit: int, allowed: Allowed | None = None
+    ) -> tuple[Keys, Scores]:
+        """Return (places, inner products), best first, ties with the last among them."""
+
+
 def digest_index(index: VectorIndex) -> str:
     """Return the sha256 of what an index holds: keys, ascending, and rows; equal for every kind."""
     digest = hashlib.sha256(f"{index.dimension}\n".encode())

@@ -152,6 +152,19 @@ def list_catalog_ids(folder: Path, name: str) -> set[EntryId]:
     return {EntryId(i) for i in _read_texts(read_segment(folder / name).arrays["ids"])}
 
 
+def list_catalog_names(folder: Path, name: str) -> Numbers:
+    """Return the names of the rows that a catalog holds."""
+    names: Numbers = read_segment(folder / name).arrays["row_name"]
+    return names
+
+
+def measure_catalog(folder: Path, name: str) -> tuple[int, int]:
+    """Return how many rows of different names a catalog holds, and their vectors' dimension."""
+    segment = read_segment(folder / name)
+    vectors = read_segment(folder / str(segment.about["vectors"]))
+    return len(np.unique(segment.arrays["row_name"])), int(str(vectors.about["dimension"]))
+
+
 def list_catalog_files(folder: Path, name: str) -> set[str]:
     """Return the names of all files a catalog is made of."""
     return {name, *list_files(folder, str(read_segment(folder / name).about["vectors"]))}

@@ -29,12 +29,15 @@ from embedding.models import ModelStore
 from memory.clock import to_datetime
 from memory.database import Database
 from memory.errors import CorruptionError, LetheError
-from memory.tables import forgets, jobs, keys, tenants
+from memory.tables import forgets, jobs, keys, manifests, tenants
 from memory.values import TenantId
+from service.catalog import measure_catalog
+from service.index import INDEX_FOLDER
 from service.index_store import IndexStore
+from service.published import CATALOG, COLLECTION
 from service.settings import Settings
 from service.stores import ArtifactStore, ControlFiles, JournalStore, KeyStore
-from service.wiring import EXTRACTIVE, open_data, open_vault
+from service.wiring import EXTRACTIVE, find_collections, find_device, open_data, open_vault
 from unlearning.forget import find_unowned
 
 State = Literal["ok", "warning", "broken"]
@@ -193,6 +196,35 @@ def look_at_models(visit: Visit) -> Finding:
     return Finding("ok", "here, and as their digests say")
 
 
+def look_at_vectors(visit: Visit) -> Finding:
+    """What searches saved vectors is there, and Milvus holds as many rows as the files."""
+    settings = visit.settings
+    find_device(settings)
+    collections = find_collections(settings)
+    with visit.database.read() as connection:
+        rows = connection.execute(sa.select(manifests)).all()
+    catalogs = {row.tenant_id: row.folder for row in rows if row.kind == CATALOG}
+    named = {row.tenant_id: row.folder for row in rows if row.kind == COLLECTION}
+    if collections is None:
+        if named:
+            advice = "set LETHE_MILVUS_ADDRESS; with LETHE_VECTORS=files the collections are dropped"
+            said = f"vectors of {len(named)} tenants are in Milvus, no address is set: no forget ends"
+            return Finding("broken", said, advice)
+        return Finding("ok", f"searched by {settings.vectors}")
+    version, _ = collections.ask()
+    lacking = []
+    for tenant_id, name in named.items():
+        files = settings.data / INDEX_FOLDER / tenant_id
+        wanted, dimension = measure_catalog(files, catalogs[tenant_id])
+        held = len(collections.open(name, dimension))
+        if held < wanted:
+            lacking.append(f"{name} holds {held} of {wanted} rows")
+    if lacking:
+        advice = "lethe rebuild puts them back, as does the next writing of files; till then none is found"
+        return Finding("broken", "; ".join(lacking), advice)
+    return Finding("ok", f"Milvus {version} answers, {len(named)} collections are whole")
+
+
 def look_at_port(visit: Visit) -> Finding:
     """The port is free, or Lethe's own."""
     host, port = visit.settings.host, visit.settings.port
@@ -271,6 +303,7 @@ CHECKS: Mapping[str, Callable[[Visit], Finding]] = {
     "keys": look_at_keys,
     "broker": look_at_broker,
     "models": look_at_models,
+    "vectors": look_at_vectors,
     "port": look_at_port,
     "files": look_at_files,
     "leases": look_at_leases,

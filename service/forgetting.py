@@ -37,6 +37,7 @@ from unlearning.forget import (
     Erased,
     ForgetRow,
     Purge,
+    Settle,
     count_remaining,
     erase,
     fence,
@@ -66,6 +67,7 @@ class Forgetting:
         derived: Sequence[Store],
         truth: Sequence[Store],
         purges: Mapping[str, Purge],
+        engines: Mapping[str, Settle],
         signing_key: SigningKey,
         version: str,
     ) -> None:
@@ -74,6 +76,7 @@ class Forgetting:
         self.derived = derived
         self.truth = truth
         self.purges = purges
+        self.engines = engines
         self.signing_key = signing_key
         self.version = version
 
@@ -171,6 +174,7 @@ class Forgetting:
                 remains=self,
                 passages=self._count_passages(forget),
                 purges=self.purges,
+                engines=self.engines,
             )
             self._certify(forget, job, erased)
         except Exception as error:
@@ -226,6 +230,7 @@ class Forgetting:
                 stores=tuple(results),
                 scan=dict(erased.scan or {}),
                 media=erased.media,
+                engines=erased.engines,
                 content_digest=combined,
                 keys_destroyed=keys,
                 lethe_version=self.version,

@@ -29,13 +29,15 @@ from memory.values import ArtifactName, EntryId, JsonValue, TenantId
 from retrieval.lexical import LexicalIndex, link_lexical
 from retrieval.tiered import CODED_ROWS, TieredVectors
 from retrieval.topics import Folded
-from service.catalog import Saved, read_catalog, write_catalog
+from retrieval.vectors import Searcher
+from service.catalog import Saved, list_catalog_names, read_catalog, write_catalog
 from service.generation import Generation, Indexable
 from service.ingest import Recipes
 from service.loading import add_words, iter_indexable
+from service.milvus import Collections, NamedSearcher
 from service.presence import Presence
 from service.published import LIVE_FOLDER, Published, delete_unnamed, find_published, publish, remove
-from service.state import State
+from service.state import Numbers, State
 
 INDEX_FOLDER = "index"
 FORMAT = 2
@@ -50,16 +52,28 @@ log = structlog.get_logger()
 
 
 class Indexes:
-    """Generations by tenant. ``get`` is what searches use."""
+    """Generations by tenant. ``get`` is what searches use.
+
+    What is saved is searched through the codes in its files, or by rows on ``device``, or in ``collections``.
+    """
 
     def __init__(
-        self, kernel: Kernel, encoder: Encoder, recipes: Recipes, *, coded_rows: int = CODED_ROWS
+        self,
+        kernel: Kernel,
+        encoder: Encoder,
+        recipes: Recipes,
+        *,
+        coded_rows: int = CODED_ROWS,
+        device: str | None = None,
+        collections: Collections | None = None,
     ) -> None:
         self.kernel = kernel
         self.presence = Presence(kernel)
         self.encoder = encoder
         self.recipes = recipes
         self.coded_rows = coded_rows
+        self.device = device
+        self.collections = collections
         self.folded: dict[TenantId, Folded] = {}
         """What this process knows of its last fold of topics."""
         self._live: dict[TenantId, Generation] = {}
@@ -228,11 +242,10 @@ class Indexes:
         published = find_published(self.kernel, tenant_id)
         while published is not None:
             try:
-                saved = read_catalog(
-                    folder, published.catalog, self._about(), rotate=rotate, coded_rows=self.coded_rows
-                )
+                saved = self._read_catalog(tenant_id, published.catalog)
                 if saved is None:
                     return None
+                saved.vectors.searcher = self._find_searcher(tenant_id, saved, published)
                 link_lexical(folder / published.words, words)
                 index = LexicalIndex(words)
                 if index.num_docs() == saved.word_rows:
@@ -248,6 +261,33 @@ class Indexes:
                 point("segment.damaged")
                 return None
         return None
+
+    def _read_catalog(self, tenant_id: TenantId, name: str) -> Saved | None:
+        folder = self.folder / tenant_id
+        return read_catalog(folder, name, self._about(), rotate=rotate, coded_rows=self.coded_rows)
+
+    def _find_searcher(self, tenant_id: TenantId, saved: Saved, published: Published) -> Searcher | None:
+        """Return what searches a catalog's rows; ``None`` for its codes, or where they are too few."""
+        dimension, count = saved.vectors.dimension, saved.state.saved
+        if not saved.vectors.has_codes:
+            return None
+        if self.device is not None:
+            # Deferred: a process without a device needs no torch for its vectors.
+            from retrieval.torch_vectors import fill
+
+            try:
+                return fill(saved.vectors.rows, count, dimension, self.device)
+            except UnavailableError as error:
+                log.warning("the codes are searched instead", error=str(error))
+        name = self.name_collection(tenant_id)
+        if self.collections and self.collections.keeps and name is not None and name == published.collection:
+            # Nothing is asked of the engine yet: what needs no search goes on without it.
+            return NamedSearcher(self.collections, name, dimension, saved.state.names, count)
+        return None
+
+    def name_collection(self, tenant_id: TenantId) -> str | None:
+        """Return the name of the tenant's collection in Milvus, where that is used; it need not be there."""
+        return None if self.collections is None else self.collections.name(tenant_id, self._about())
 
     def name_index(self, tenant_id: TenantId) -> ArtifactName:
         """Return the index's name in the ledger: one artifact, whose inputs are all the vectors in it."""
@@ -267,7 +307,7 @@ class Indexes:
         """
         with self._merging(tenant_id):
             live = self.reopen(tenant_id, anew=True) if anew else self.get(tenant_id)
-            self._replace(tenant_id, live)
+            self._replace(tenant_id, live, anew=anew)
 
     def save(self, tenant_id: TenantId) -> None:
         """Compact: write what came since into the files."""
@@ -277,13 +317,23 @@ class Indexes:
                 return  # it holds what is being forgotten; that request writes the files without it
             self._replace(tenant_id, live)
 
-    def _replace(self, tenant_id: TenantId, live: Generation) -> None:
+    def _replace(self, tenant_id: TenantId, live: Generation, *, anew: bool = False) -> None:
         """Write what a generation shows, and open that. Searches and ingest go on meanwhile.
 
-        What comes in between is read from the ledger when the files are opened.
+        What comes in between is read from the ledger when the files are opened. A collection holds all of it
+        before it is published, and only then loses what is gone: no process searches a part.
         """
         folder = self.folder / tenant_id
         folder.mkdir(parents=True, exist_ok=True)
+        before = find_published(self.kernel, tenant_id)
+        if self.collections is None and before is not None and before.collection is not None:
+            raise UnavailableError(
+                f"vectors are in Milvus, too, in {before.collection}, and what goes must go there: set "
+                "LETHE_VECTORS=milvus and LETHE_MILVUS_ADDRESS for this process as for the others, or the "
+                "address with LETHE_VECTORS=files to have the collection dropped"
+            )
+        # What was derived anew may differ under the same name: all of it is written again.
+        known = np.empty(0, np.int64) if anew else self._list_known(tenant_id, before)
         words = f"words-{self.kernel.new_id()}"
         with live.held() as state:
             shows_all = bool((state.valid_until > 0).all())
@@ -302,10 +352,85 @@ class Indexes:
             rotate=rotate,
             coded_rows=self.coded_rows,
         )
+        saved = None if self.collections is None else self._read_catalog(tenant_id, catalog)
+        collection = None if saved is None else self._bring(tenant_id, saved, known)
         with self._lock(tenant_id):
-            publish(self.kernel, tenant_id, self.name_index(tenant_id), Published(catalog, words))
+            published = Published(catalog, words, collection)
+            publish(self.kernel, tenant_id, self.name_index(tenant_id), published)
             self.reopen(tenant_id)
             self._delete_unnamed(tenant_id)
+        if saved is not None:
+            self._trim(tenant_id, saved, known)
+
+    def _list_known(self, tenant_id: TenantId, published: Published | None) -> Numbers:
+        """Return the names of the rows that the tenant's collection holds already."""
+        name = self.name_collection(tenant_id)
+        if published is not None and name is not None and published.collection == name:
+            # Of a damaged one nothing is known: the collection is compared whole.
+            with suppress(CorruptionError, FileNotFoundError):
+                return list_catalog_names(self.folder / tenant_id, published.catalog)
+        return np.empty(0, np.int64)
+
+    def _bring(self, tenant_id: TenantId, saved: Saved, known: Numbers) -> str | None:
+        """Have the tenant's collection hold a catalog; return its name, ``None`` where it is not searched."""
+        name = self.name_collection(tenant_id)
+        assert self.collections is not None and name is not None
+        if not self.collections.keeps or not saved.vectors.has_codes:
+            return None
+        self.collections.bring(tenant_id, name, saved, known)
+        return name
+
+    def _trim(self, tenant_id: TenantId, saved: Saved, known: Numbers) -> None:
+        """Take out of Milvus what is not in a catalog, which is published now.
+
+        Where it is too small to be searched there, others may still search what it was before: its rows stay
+        until ``settle``.
+        """
+        assert self.collections is not None
+        name = self.name_collection(tenant_id) if self.collections.keeps else None
+        there = self.collections.list_names(tenant_id)
+        if name is not None and name in there:
+            self.collections.trim(name, saved, known)
+        if set(there) - {name}:
+            self.collections.drop(tenant_id, keep=name)
+
+    def match_collection(self, tenant_id: TenantId) -> None:
+        """Have a collection hold what the published files hold, compared name by name."""
+        name = self.name_collection(tenant_id)
+        assert self.collections is not None
+        with self._merging(tenant_id):
+            published = find_published(self.kernel, tenant_id)
+            saved = None if published is None else self._read_catalog(tenant_id, published.catalog)
+            if saved is not None and name is not None and name in self.collections.list_names(tenant_id):
+                self.collections.match(name, saved)
+
+    def settle(self, tenant_id: TenantId) -> dict[str, JsonValue]:
+        """Have Milvus rewrite what holds removed rows, or drop what is not searched any more.
+
+        Return what a certificate may say then. No process may search what was published before.
+        """
+        assert self.collections is not None
+        with self._merging(tenant_id):
+            published = find_published(self.kernel, tenant_id)
+            name = None if published is None else published.collection
+            return self.collections.settle(tenant_id, name, self.encoder.space.dimension)
+
+    def is_to_move(self, tenant_id: TenantId) -> bool:
+        """Say whether writing the files again would bring saved vectors into Milvus, or out of it."""
+        published = find_published(self.kernel, tenant_id)
+        if self.collections is None or published is None:
+            return False
+        is_wanted = self.collections.keeps and self.get(tenant_id).vectors.has_codes
+        return published.collection != (self.name_collection(tenant_id) if is_wanted else None)
+
+    def name_searching(self, tenant_id: TenantId) -> str:
+        """Say what searches the tenant's saved vectors now."""
+        vectors = self.get(tenant_id).vectors
+        if not vectors.has_codes:
+            return "memory"
+        if vectors.searcher is None:
+            return "files"
+        return "milvus" if self.device is None else self.device
 
     def _write_words(self, tenant_id: TenantId, state: State, folder: Path) -> int:
         """Write the words of what a view shows anew, return how many rows they are of.

@@ -50,7 +50,7 @@ from service.views import (
     Scope,
     SourceView,
 )
-from service.work import FORGET, REBUILD, Work
+from service.work import COMPACT, FORGET, REBUILD, Work
 
 POLL_SECONDS = 0.02
 TEND_SECONDS = 1.0
@@ -155,7 +155,8 @@ class Lethe:
                 self.kernel.vault.destroy_keys(tenant_id, entry_ids)
 
     def _resume(self) -> None:
-        """Wake what an earlier process left, and derive again what today's recipes have not made.
+        """Wake what an earlier process left, derive again what today's recipes have not made, and bring saved
+        vectors to where the settings want them searched.
 
         A forget request that failed is tried again: what it denied stays hidden, but is not gone yet.
         """
@@ -163,6 +164,8 @@ class Lethe:
             with self.kernel.database.write(alone=tenant_id) as connection:
                 if self._lacks_derived(connection, tenant_id):
                     self.kernel.jobs.add_once(connection, tenant_id, REBUILD)
+                elif self.indexes.is_to_move(tenant_id):
+                    self.kernel.jobs.add_once(connection, tenant_id, COMPACT)
         self._queue_unfinished_forgets()
         for job_id in self.kernel.jobs.list_due(1_000):
             self.waker.wake(job_id)
@@ -500,6 +503,7 @@ class Lethe:
             "forgets": {name: int(count) for name, count in states},
             "certificates": certified or 0,
             "certificate_key": self.forgetting.signing_key.public_key.hex(),
+            "vectors_searched_in": self.indexes.name_searching(tenant_id),
             "embedder": self.indexes.encoder.space.model,
             "reader": self.answerer.reader.name,
             "hierarchy": self.recaller.hierarchy,

@@ -19,16 +19,21 @@ from service.catalog import list_catalog_files
 
 CATALOG = "index"
 WORDS = "words"
+COLLECTION = "collection"
 LIVE_FOLDER = "words"
 """Where the word indexes of running processes lie, in folders of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The names of what is published: the catalog's file and the folder of the words saved with it."""
+    """The names of what is published: the catalog's file and the folder of the words saved with it.
+
+    ``collection`` names the one in Milvus that holds the catalog's rows, too; ``None`` where none does.
+    """
 
     catalog: str
     words: str
+    collection: str | None = None
 
 
 def find_published(kernel: Kernel, tenant_id: TenantId) -> Published | None:
@@ -38,12 +43,16 @@ def find_published(kernel: Kernel, tenant_id: TenantId) -> Published | None:
             sa.select(manifests.c.kind, manifests.c.folder).where(manifests.c.tenant_id == tenant_id)
         )
         named = {row.kind: str(row.folder) for row in rows}
-    return Published(named[CATALOG], named[WORDS]) if {CATALOG, WORDS} <= named.keys() else None
+    if not {CATALOG, WORDS} <= named.keys():
+        return None
+    return Published(named[CATALOG], named[WORDS], named.get(COLLECTION))
 
 
 def publish(kernel: Kernel, tenant_id: TenantId, artifact: ArtifactName, published: Published) -> None:
     """Name what all processes open from now on."""
     named = {CATALOG: published.catalog, WORDS: published.words}
+    if published.collection is not None:
+        named[COLLECTION] = published.collection
     with kernel.database.write() as connection:
         connection.execute(manifests.delete().where(manifests.c.tenant_id == tenant_id))
         connection.execute(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,6 +44,32 @@ class Settings(BaseSettings):
     embedder: str = "all-minilm-l6-v2"
     reader: str = "qwen2.5-coder-0.5b-instruct"
     models_cache: Path = Field(default_factory=default_models_cache)
+    vectors: Literal["files", "cuda", "milvus"] = Field(
+        default="files", description="where saved vectors are searched; files hold them in any case"
+    )
+    milvus_address: str | None = Field(
+        default=None, description="where Milvus listens, http://HOST:19530; needs lethe[milvus]"
+    )
+    milvus_token: str = Field(default="", description="user:password or a key; default: it asks for none")
+    milvus_prefix: str = Field(
+        default="lethe",
+        max_length=32,
+        pattern="^[A-Za-z][A-Za-z0-9]*$",
+        description="how the names of this installation's collections begin; no other may have the same",
+    )
+    milvus_index: Literal["FLAT", "HNSW"] = Field(
+        default="FLAT", description="FLAT compares every row; HNSW is for more than a million"
+    )
+    milvus_garbage_seconds: float = Field(
+        default=14_400,
+        ge=0,
+        description="what Milvus is set to, for certificates: dataCoord.gc.interval plus dropTolerance",
+    )
+    milvus_log_seconds: float = Field(
+        default=259_200,
+        ge=0,
+        description="how long its message log is set to keep, for certificates; 0: by size alone, or unknown",
+    )
     engine_url: str | None = Field(
         default=None, description="where an engine holds the models; default: this process does"
     )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import structlog
@@ -21,7 +22,7 @@ from memory.errors import ConflictError, CorruptionError, InvalidInputError, Not
 from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
-from memory.ports import Encoder, Parser, Reader
+from memory.ports import Encoder, Parser, Reader, Store
 from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
@@ -29,14 +30,17 @@ from memory.vault import TABLES as KEY_TABLES
 from reader.extractive import ExtractiveReader
 from reader.remote import RemoteReader
 from reader.switch import SwitchingReader
+from retrieval.engine_residue import Retention
 from service.access import Access, write_private
 from service.answer import Answerer
+from service.collection_store import CollectionStore
 from service.engine import EngineConnection
 from service.forgetting import Forgetting
 from service.index import Indexes
 from service.index_store import IndexStore
 from service.ingest import Recipes
 from service.lethe import Lethe, Waker
+from service.milvus import Collections
 from service.recall import Recaller
 from service.settings import Settings
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
@@ -44,7 +48,7 @@ from service.tracing import set_up
 from service.work import Work
 from sources.guard import GuardedParser
 from unlearning.certificate import SigningKey
-from unlearning.forget import Purge
+from unlearning.forget import Purge, Settle
 
 EXTRACTIVE = "extractive"
 LEAST_KEY_CHARACTERS = 16
@@ -248,6 +252,43 @@ def _make_parser(settings: Settings) -> Parser:
     )
 
 
+def find_device(settings: Settings) -> str | None:
+    """Return the device that searches saved vectors; ``InvalidInputError`` when it is not there."""
+    if settings.vectors != "cuda":
+        return None
+    # Deferred: torch takes seconds to import.
+    from retrieval.torch_vectors import has_cuda
+
+    if not has_cuda():
+        raise InvalidInputError(
+            "torch sees no CUDA device here: look at nvidia-smi and at torch's build, or choose files",
+            where="LETHE_VECTORS",
+        )
+    return "cuda"
+
+
+def find_collections(settings: Settings) -> Collections | None:
+    """Return what keeps saved vectors in Milvus, or takes them out; ``None`` where no address is named."""
+    if settings.milvus_address is None:
+        if settings.vectors == "milvus":
+            raise InvalidInputError(
+                "say where Milvus listens, for one http://127.0.0.1:19530", where="LETHE_MILVUS_ADDRESS"
+            )
+        return None
+    if find_spec("pymilvus") is None:
+        raise InvalidInputError(
+            "its client is not installed: pip install 'lethe[milvus]'", where="LETHE_MILVUS_ADDRESS"
+        )
+    return Collections(
+        settings.milvus_address,
+        settings.milvus_token,
+        settings.milvus_prefix,
+        settings.milvus_index,
+        Retention(settings.milvus_garbage_seconds, settings.milvus_log_seconds or None),
+        keeps=settings.vectors == "milvus",
+    )
+
+
 def build_engine(settings: Settings) -> tuple[Encoder, Reader, SwitchingReader | None]:
     """Return what an engine holds: encoder, reader, and the loader to be started."""
     store = ModelStore(settings.models_cache)
@@ -281,9 +322,16 @@ def build(
         reader, loader = make_reader(settings, store, encoder)
     vault = kernel.vault
     assert isinstance(vault, SealedVault)
-    indexes = Indexes(kernel, encoder, Recipes.of(encoder))
+    collections = find_collections(settings)
+    indexes = Indexes(
+        kernel, encoder, Recipes.of(encoder), device=find_device(settings), collections=collections
+    )
     # Sealed artifacts go with the journal, after the scan: until then they tell what to look for.
-    derived = (IndexStore(indexes),)
+    derived: tuple[Store, ...] = (IndexStore(indexes),)
+    engines: dict[str, Settle] = {}
+    if collections is not None:
+        derived += (CollectionStore(indexes, collections),)
+        engines[CollectionStore.name] = indexes.settle
     truth = (ArtifactStore(kernel), JournalStore(kernel), KeyStore(vault))
     purges: dict[str, Purge] = {
         "data": partial(kernel.database.purge, CONTENT_TABLES),
@@ -295,6 +343,7 @@ def build(
         derived=derived,
         truth=truth,
         purges=purges,
+        engines=engines,
         signing_key=SigningKey.load(vault.secret("certificates")),
         version=get_version(),
     )

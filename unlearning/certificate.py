@@ -23,9 +23,11 @@ from memory.canonical import canonical_json
 from memory.errors import InvalidInputError
 from memory.values import JsonValue
 
-FORMAT = "lethe-certificate/2"
+FORMAT = "lethe-certificate/3"
+SECOND_FORMAT = "lethe-certificate/2"
+"""Those issued then say nothing of ``engines``; they verify for ever."""
 FIRST_FORMAT = "lethe-certificate/1"
-"""Those issued then say nothing of ``media``; they verify for ever."""
+"""Those issued then say nothing of ``media`` either."""
 ALGORITHM = "Ed25519"
 
 PROMISES = (
@@ -50,6 +52,16 @@ NOT_PROMISED = (
     "and loses its keys.",
 )
 """What no certificate promises."""
+
+OUTSIDE_PROMISED = (
+    "G1 and G2 hold for what external engines keep only so far as it is said under engines to be assured."
+)
+"""What a certificate adds to its promises where vectors are in an external engine, too."""
+
+OUTSIDE_NOT_PROMISED = (
+    "What an external engine keeps of superseded files, logs, snapshots and backups, as said under engines: "
+    "vectors lie there unsealed, so that no key's destruction makes them unreadable."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,8 @@ class CertificatePayload:
     ``tenant`` and ``scope_digest`` are HMACs under the tenant's key (``Vault.name``). ``scan`` is
     ``ScanReport.to_json()``. ``content_digest`` is that of the whole content plane afterwards.
     ``media`` says for each database how the freed bytes of its tables and its log were dealt with: where a
-    medium cannot be overwritten, the destroyed keys are what makes them unreadable.
+    medium cannot be overwritten, the destroyed keys are what makes them unreadable. ``engines`` says for each
+    external engine that holds vectors what it assures of its copies and what not, and the promises follow.
     ``previous`` is the hash of the entry before in the transparency log, or None for the first.
     In JSON, ``totals`` adds up what the stores erased and still hold.
     """
@@ -116,6 +129,7 @@ class CertificatePayload:
     keys_destroyed: int
     lethe_version: str
     media: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    engines: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     previous: str | None = None
     promises: tuple[str, ...] = PROMISES
     not_promised: tuple[str, ...] = NOT_PROMISED
@@ -138,10 +152,11 @@ class CertificatePayload:
             },
             "scan": dict(self.scan),
             "media": {name: dict(how) for name, how in self.media.items()},
+            "engines": {name: dict(said) for name, said in self.engines.items()},
             "content_digest": self.content_digest,
             "keys_destroyed": self.keys_destroyed,
-            "promises": list(self.promises),
-            "not_promised": list(self.not_promised),
+            "promises": [*self.promises, *([OUTSIDE_PROMISED] if self.engines else [])],
+            "not_promised": [*self.not_promised, *([OUTSIDE_NOT_PROMISED] if self.engines else [])],
             "previous": self.previous,
             "lethe_version": self.lethe_version,
         }
@@ -254,13 +269,14 @@ def verify_certificate(document: JsonValue, *, trusted_key: bytes | None = None)
     for name in sorted(set(document) - {"format", "algorithm", "payload", "public_key", "signature"}):
         problems.append(f"The certificate holds an unsigned field that does not belong there: {name}.")
     format_ = document.get("format", FORMAT)
-    if format_ not in (FORMAT, FIRST_FORMAT):
-        problems.append(f"The format is neither {FORMAT} nor {FIRST_FORMAT}: this program cannot judge it.")
+    checks = _PAYLOADS.get(format_) if isinstance(format_, str) else None
+    if checks is None:
+        problems.append(f"The format is none of {', '.join(_PAYLOADS)}: this program cannot judge it.")
     if document.get("algorithm", ALGORITHM) != ALGORITHM:
         problems.append(f"The signature algorithm is not {ALGORITHM}.")
     payload = document.get("payload")
     if "payload" in document:
-        found = list_payload_problems(payload, _FIRST_PAYLOAD if format_ == FIRST_FORMAT else _PAYLOAD)
+        found = list_payload_problems(payload, checks or _PAYLOAD)
         problems.extend(f"{problem[0].upper()}{problem[1:]}." for problem in found)
     public_key = _decoded(document.get("public_key"), 32)
     signature = _decoded(document.get("signature"), 64)
@@ -322,6 +338,15 @@ def _count(value: JsonValue) -> str | None:
     return None if right else "should be a whole number, zero or more"
 
 
+def _seconds(value: JsonValue) -> str | None:
+    right = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    return None if right else "should be a number of seconds, zero or more"
+
+
+def _seconds_or_none(value: JsonValue) -> str | None:
+    return None if value is None else _seconds(value)
+
+
 def _digest(value: JsonValue) -> str | None:
     right = isinstance(value, str) and _HEX_DIGEST.fullmatch(value)
     return None if right else "should be a digest of 64 lower-case hexadecimal digits"
@@ -366,6 +391,7 @@ _PAYLOAD: dict[str, _Check] = {
     "totals": _object,
     "scan": _object,
     "media": _object,
+    "engines": _object,
     "content_digest": _digest,
     "keys_destroyed": _count,
     "promises": _sentences,
@@ -373,7 +399,13 @@ _PAYLOAD: dict[str, _Check] = {
     "previous": _digest_or_none,
     "lethe_version": _text,
 }
-_FIRST_PAYLOAD = {name: check for name, check in _PAYLOAD.items() if name != "media"}
+_SECOND_PAYLOAD = {name: check for name, check in _PAYLOAD.items() if name != "engines"}
+_FIRST_PAYLOAD = {name: check for name, check in _SECOND_PAYLOAD.items() if name != "media"}
+_PAYLOADS: dict[str, Mapping[str, _Check]] = {
+    FORMAT: _PAYLOAD,
+    SECOND_FORMAT: _SECOND_PAYLOAD,
+    FIRST_FORMAT: _FIRST_PAYLOAD,
+}
 _COUNTS: dict[str, _Check] = dict.fromkeys(("sources", "entries", "artifacts", "passages", "keys"), _count)
 _TOTALS: dict[str, _Check] = dict.fromkeys(("erased", "remaining"), _count)
 _STORE: dict[str, _Check] = {
@@ -388,6 +420,14 @@ _SCAN: dict[str, _Check] = {
     "uncovered": _list,
 }
 _MEDIUM: dict[str, _Check] = {"tables": _text, "log": _text}
+_ENGINE: dict[str, _Check] = {
+    "engine": _text,
+    "assured": _sentences,
+    "not_assured": _sentences,
+    "segments_rewritten": _count,
+    "garbage_seconds": _seconds,
+    "log_seconds": _seconds_or_none,
+}
 _UNCOVERED: dict[str, _Check] = {"path": _text, "reason": _text}
 
 
@@ -411,6 +451,9 @@ def list_payload_problems(payload: JsonValue, checks: Mapping[str, _Check] = _PA
     if isinstance(media := payload.get("media"), dict):
         for name, medium in media.items():
             problems += _shape_problems(medium, f"media.{name}", _MEDIUM)
+    if isinstance(engines := payload.get("engines"), dict):
+        for name, engine in engines.items():
+            problems += _shape_problems(engine, f"engines.{name}", _ENGINE)
     # Only what has its right shape can be held against the rest.
     return problems or _disagreements(payload)
 

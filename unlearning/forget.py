@@ -72,8 +72,8 @@ class Erased:
     """What a request found before it erased anything, and what the scan saw once the bytes were gone.
 
     ``held`` counts items per store; ``media`` says, database by database, how far freed bytes
-    went. Kept on the request's row, so that a job which was killed half-way
-    certifies what was there when it first began.
+    went, ``engines`` what external engines assure of their copies. Kept on the request's row, so that a job
+    which was killed half-way certifies what was there when it first began.
     """
 
     held: Mapping[str, int]
@@ -81,24 +81,29 @@ class Erased:
     passages: int
     scan: Mapping[str, JsonValue] | None = None
     media: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    engines: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the row's form."""
         held: dict[str, JsonValue] = dict(self.held)
         scan = None if self.scan is None else dict(self.scan)
         media: dict[str, JsonValue] = {name: dict(how) for name, how in self.media.items()}
+        engines: dict[str, JsonValue] = {name: dict(said) for name, said in self.engines.items()}
         return {
             "held": held,
             "artifacts": self.artifacts,
             "passages": self.passages,
             "scan": scan,
             "media": media,
+            "engines": engines,
         }
 
 
 Surviving = Callable[[], tuple[Iterable[str], Iterable[npt.NDArray[np.float32]]]]
 Purge = Callable[[], Mapping[str, str]]
 """Removes a database's freed bytes and says how far that goes, by medium."""
+Settle = Callable[[TenantId], Mapping[str, JsonValue]]
+"""Has an external engine take removed rows off its storage, and says what that assures and what not."""
 Resolve = Callable[[sa.Connection], set[EntryId]]
 
 
@@ -247,6 +252,7 @@ def erase(
     remains: Remains,
     passages: int,
     purges: Mapping[str, Purge],
+    engines: Mapping[str, Settle],
 ) -> Erased:
     """Take everything the request denied, which is in ``passages`` passages, out of every store.
 
@@ -265,6 +271,11 @@ def erase(
         set_state(kernel, forget, "erasing", remaining=held, evidence=evidence)
     else:
         evidence = Erased(**forget.evidence)  # type: ignore[arg-type]
+        since = [store for store in derived if store.name not in evidence.held]
+        if since:  # other settings than when it began
+            evidence = replace(evidence, held={**evidence.held, **_count(since, tenant_id, ids)})
+            for store in since:
+                store.erase(tenant_id, ids)
     if evidence.scan is None:
         scan = _erase_derived(kernel, forget, entry_ids, ids, derived, remains)
         evidence = replace(evidence, scan=scan.to_json())
@@ -274,8 +285,9 @@ def erase(
         store.erase(tenant_id, ids)
         _check_gone([store], tenant_id, ids)
     media = {name: purge() for name, purge in purges.items()}
+    said = {name: settle(tenant_id) for name, settle in engines.items()}
     _check_gone([*derived, *truth], tenant_id, ids)
-    return replace(evidence, media=media)
+    return replace(evidence, media=media, engines=said)
 
 
 def _erase_derived(

@@ -190,7 +190,8 @@ def _shingles(text: str) -> Iterator[str]:
     elif spans:
         whole = text.strip()
         distinctive = len(spans) > 1 or not whole.isalpha()
-        if distinctive and len(_bytes(whole, "utf-8")) >= _SHORT_TEXT:
+        # Looked for with single spaces, too, which may leave little.
+        if distinctive and len(_bytes(_SPACES.sub(" ", whole), "utf-8")) >= _SHORT_TEXT:
             yield whole
 
 

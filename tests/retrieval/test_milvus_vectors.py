@@ -79,6 +79,58 @@ def test_filters_and_depth_change_no_answer(kind, monkeypatch, few):
 
 
 @needs_milvus
+def test_a_graph_finds_most_of_the_nearest_however_many_are_asked_for(server):
+    from retrieval.milvus_vectors import MilvusVectors
+
+    rows, plain = unit_rows(3000, 64), NumpyVectors(64)
+    index = MilvusVectors(
+        64,
+        address=server.address,
+        collection=f"lethe_graph_{time.time_ns()}",
+        index_type="HNSW",
+        index_params={"M": 32, "efConstruction": 200},
+        search_params={"ef": 64},
+    )
+    for each in (index, plain):
+        each.add(np.arange(3000), rows)
+    index._client.flush(index._collection)
+    for limit in (10, 700):
+        query = rows[0] + 0.5 * rows[2]
+        got, expected = (each.search(query, limit=limit) for each in (index, plain))
+        shared = set(got[0].tolist()) & set(expected[0].tolist())
+        assert len(got[0]) >= limit
+        assert len(shared) >= 0.9 * limit
+    index.drop()
+    index.close()
+
+
+@needs_milvus
+def test_keys_too_large_for_a_bitmap_are_searched_by_what_admits_them(kind):
+    """As many are passed over as it takes, or all are named."""
+    rows = unit_rows(3000, 64)
+    names = np.sort(np.random.default_rng(5).integers(0, 1 << 63, 3000))
+    index, plain = kind.make(64), NumpyVectors(64)
+    index.put(names, rows)
+    plain.add(names, rows)
+    assert index.find([*names[:2], 5]).tolist() == names[:2].tolist()
+    for most, share in ((16_384, 0.5), (16_384, 0.02), (200, 0.1)):
+        index._most = most
+        admitted = names[np.random.default_rng(6).random(3000) < share]
+        query = rows[0] + 0.5 * rows[2]
+        got = index.search_where(
+            query,
+            limit=20,
+            admits=lambda keys, admitted=admitted: np.isin(keys, admitted),
+            list_admitted=lambda admitted=admitted: admitted,
+            share=share,
+        )
+        alone = NumpyVectors(64)
+        alone.add(admitted, plain.rows(admitted))
+        expected = alone.search(query, limit=20)
+        assert [part.tolist() for part in got] == [part.tolist() for part in expected]
+
+
+@needs_milvus
 def test_another_process_sees_what_was_written(server, kind):
     """Nothing is kept in the client: a second one reads, at once, what the first wrote and removed."""
     from retrieval.milvus_vectors import MilvusVectors

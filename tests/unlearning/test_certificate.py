@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,9 @@ from memory.errors import InvalidInputError
 from memory.values import JsonValue
 from unlearning.certificate import (
     FIRST_FORMAT,
+    OUTSIDE_NOT_PROMISED,
+    OUTSIDE_PROMISED,
+    SECOND_FORMAT,
     CertificatePayload,
     Counts,
     SigningKey,
@@ -32,7 +35,17 @@ KEY = SigningKey.load(bytes(range(32)))
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
-def payload() -> dict[str, JsonValue]:
+SAID = {
+    "engine": "Milvus v2.3.5",
+    "assured": ["Its live segments store no removed row."],
+    "not_assured": ["The message log outlives the removal."],
+    "segments_rewritten": 1,
+    "garbage_seconds": 14_400,
+    "log_seconds": 259_200,
+}
+
+
+def payload(engines: Mapping[str, Any] | None = None) -> dict[str, JsonValue]:
     return CertificatePayload(
         forget_id="f" * 32,
         tenant="ab" * 32,
@@ -51,6 +64,7 @@ def payload() -> dict[str, JsonValue]:
             "encodings": ["utf-8"], "ms": 12, "uncovered": [{"path": "run/socket", "reason": "not a plain file"}],
         },
         content_digest="c" * 64,
+        engines=engines or {},
         keys_destroyed=2,
         lethe_version="0.1.0",
         previous="d" * 64,
@@ -82,7 +96,7 @@ def get(value: Any, path: tuple[Any, ...]) -> Any:
     return value
 
 
-PLACES = sorted(iter_places(issue_certificate(payload(), KEY)), key=repr)
+PLACES = sorted(iter_places(issue_certificate(payload({"milvus": SAID}), KEY)), key=repr)
 
 
 def test_a_whole_certificate_is_valid() -> None:
@@ -110,7 +124,7 @@ def test_signing_again_with_another_key_is_noticed_by_who_names_the_key() -> Non
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
 @pytest.mark.parametrize("change", ["drop", "alter", "retype"])
 def test_any_change_is_noticed(place: tuple[Any, ...], change: str) -> None:
-    document = copy.deepcopy(issue_certificate(payload(), KEY))
+    document = copy.deepcopy(issue_certificate(payload({"milvus": SAID}), KEY))
     parent, old = get(document, place[:-1]), get(document, place)
     if change == "drop":
         del parent[place[-1]]
@@ -183,13 +197,27 @@ def test_a_signed_contradiction_is_explained_and_never_issued(
         issue_certificate(content, KEY)
 
 
-def test_a_certificate_of_the_first_format_verifies_for_ever() -> None:
-    """It said nothing of media; one that does was not issued in that format."""
+def test_certificates_of_earlier_formats_verify_for_ever() -> None:
+    """They said nothing of engines, the first nothing of media; one that does was not issued in that format."""
     content = payload()
-    del content["media"]
-    assert verify_certificate(signed(content) | {"format": FIRST_FORMAT}).valid
-    assert not verify_certificate(signed(content)).valid
-    assert not verify_certificate(signed(payload()) | {"format": FIRST_FORMAT}).valid
+    for format_, unknown in ((SECOND_FORMAT, "engines"), (FIRST_FORMAT, "media")):
+        assert not verify_certificate(signed(content) | {"format": format_}).valid
+        del content[unknown]
+        assert verify_certificate(signed(content) | {"format": format_}).valid
+        assert not verify_certificate(signed(content)).valid
+
+
+def test_where_an_engine_holds_vectors_the_promises_say_how_far_they_go() -> None:
+    alone, beside = payload(), payload({"milvus": SAID})
+    assert alone["engines"] == {}
+    assert OUTSIDE_PROMISED not in str(alone["promises"]) + str(alone["not_promised"])
+    assert OUTSIDE_PROMISED in beside["promises"]  # type: ignore[operator]
+    assert OUTSIDE_NOT_PROMISED in beside["not_promised"]  # type: ignore[operator]
+    for said in (beside, payload({"milvus": {**SAID, "garbage_seconds": 0.5, "log_seconds": None}})):
+        assert verify_certificate(json.loads(json.dumps(issue_certificate(said, KEY)))).valid
+    for unsaid in ({**SAID, "not_assured": []}, {**SAID, "garbage_seconds": -1}, {**SAID, "rows": 1}):
+        with pytest.raises(InvalidInputError, match=r"engines\.milvus"):
+            issue_certificate(payload({"milvus": unsaid}), KEY)
 
 
 @pytest.mark.parametrize("document", [None, [], "x", {}, {"payload": float("nan")}])
@@ -203,7 +231,7 @@ def test_what_is_no_certificate_is_refused_in_words(document: JsonValue) -> None
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5),
        st.sampled_from(PLACES))  # fmt: skip
 def test_no_value_anywhere_makes_verification_crash(value: Any, place: tuple[Any, ...]) -> None:
-    document = copy.deepcopy(issue_certificate(payload(), KEY))
+    document = copy.deepcopy(issue_certificate(payload({"milvus": SAID}), KEY))
     old = get(document, place)
     get(document, place[:-1])[place[-1]] = value
     same = type(value) is type(old) and value == old

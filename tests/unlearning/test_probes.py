@@ -301,6 +301,12 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
         scan_files(tmp_path / "absent", build_needles([SECRET]))
 
 
+def test_a_short_text_made_long_by_white_space_is_too_short() -> None:
+    """It is erased as any other; to look for what little it says would find chance."""
+    needles = build_needles(["no.\r\n\r\n\r\n\r\n\r\nyes."], [])
+    assert (needles.items, needles.too_short) == ((), 1)
+
+
 @given(st.lists(st.text(max_size=60), max_size=4))
 def test_any_text_can_be_built_and_excluded(texts: list[str]) -> None:
     """Control characters, surrogates and mixed scripts; a text that survives whole leaves no UTF-8 needle."""
