@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -69,9 +70,11 @@ def write_segment(
     return write_file(folder, parts, SUFFIX)
 
 
-def read_segment(path: Path) -> Segment:
+def read_segment(path: Path, *, scattered: bool = False) -> Segment:
     """Open a segment, its digest checked against its name.
 
+    ``scattered`` says that its arrays are read here and there: then the kernel reads what is asked for and
+    nothing around it, which would fill memory with what nobody wants.
     Raises ``CorruptionError`` when the file is torn, altered, or of another format.
     """
     check_file(path)
@@ -87,7 +90,11 @@ def read_segment(path: Path) -> Segment:
     if not known:
         raise CorruptionError(f"{path.name}: unknown format {header['format']!r}")
     # Mapped once: each map of its own would keep a file descriptor.
-    whole: npt.NDArray[np.uint8] = np.asarray(np.memmap(path, np.uint8, "r"))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if scattered and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    whole: npt.NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
     end = len(line)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, dtype, shape in wanted:

@@ -186,7 +186,9 @@ class TieredVectors:
         if about.get("kind") != _KIND:
             raise CorruptionError(f"{name}: holds no tiered vectors")
         dimension = int(str(about["dimension"]))
-        files = tuple(read_segment(folder / file).arrays["rows"] for file in _names(about["files"]))
+        files = tuple(
+            read_segment(folder / file, scattered=True).arrays["rows"] for file in _names(about["files"])
+        )
         index = cls(dimension, rotate=rotate, coded_rows=coded_rows)
         saved = segment.arrays["keys"]
         rows = Rows(np.cumsum([0, *(len(file) for file in files)]), files, dimension)
