@@ -1,10 +1,13 @@
 """Codes in cells: what bits and bytes tell is as good as is said, and files are the same wherever written."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from embedding.codes import rotate
 from memory.errors import CorruptionError
+from retrieval import coded
 from retrieval.coded import CodedRows, write_coded
 from retrieval.faiss_vectors import Codes, write_codes
 
@@ -79,6 +82,23 @@ def test_what_is_left_over_is_few_and_holds_the_best(stored):
         held.append(np.isin(np.argsort(-(rows @ query), kind="stable")[:10], found).mean())
     assert np.mean(held) > 0.98
     assert np.mean(left) < 20
+
+
+def test_threads_find_what_one_finds(stored, monkeypatch):
+    folder, names, rows = stored
+    monkeypatch.setattr(coded, "FEW", 20)
+    monkeypatch.setattr(coded, "LEAST_SCANNED", 2_000)
+    index = CodedRows(folder, names, rotate)
+    allowed = np.random.default_rng(8).random(len(rows)) < 0.4
+    asked = [(query, bitmap) for query in unit(60, 96, 9) for bitmap in (None, allowed)]
+
+    def find(one):
+        return index.find(one[0], limit=10, allowed=one[1]).tolist()
+
+    alone = list(map(find, asked))
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert list(pool.map(find, asked)) == alone
 
 
 def test_codes_of_other_rows_are_refused(stored, tmp_path):
