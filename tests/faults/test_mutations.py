@@ -179,7 +179,7 @@ def test_a_segment_that_is_not_rewritten_fails_the_request(
 ) -> None:
     """The manifest still names the old file: the store counts its rows."""
     tell(world)
-    monkeypatch.setattr(Indexes, "_replace", lambda self, tenant_id, live: None)
+    monkeypatch.setattr(Indexes, "_replace", lambda self, tenant_id, live, *, anew: None)
     view = fence_and_run(world)
 
     assert view.state == "failed" and "index" in view.error["detail"]

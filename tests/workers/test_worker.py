@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -170,26 +171,46 @@ def test_the_sweeper_outlives_a_database_that_was_away(tmp_path: Path, queue: Qu
     assert not away
 
 
+WORKER = """
+import os, sys
+from redis import Redis
+from workers.worker import EmbeddedWorker
+
+url = sys.argv[1]
+done = Redis.from_url(url)
+worker = EmbeddedWorker(broker_url=url, broker=None, threads=1, sweep_seconds=3600)
+worker.start(lambda name: done.rpush("done", f"{os.getpid()} {name}"), lambda limit: [])
+sys.stdin.read()
+worker.stop()
+"""
+
+
 def test_workers_of_several_processes_share_a_broker(given_broker: str, queue: Queue) -> None:
     """The server named by LETHE_TEST_BROKER, else one over TCP: each message reaches one of the workers."""
-    workers = [
-        EmbeddedWorker(broker_url=given_broker, broker=None, threads=1, sweep_seconds=3_600) for _ in range(2)
-    ]
-    sender = Sender(given_broker)
-    names = [f"job{n}" for n in range(40)]
-    queue.add(*names)
+    command = [sys.executable, "-c", WORKER, given_broker]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(2)]
+    sender, client = Sender(given_broker), Redis.from_url(given_broker, decode_responses=True)
+    names: list[str] = []
+
+    def has_reached_both() -> bool:
+        """Send on until either has run some."""
+        names.append(f"job{len(names)}")
+        sender.wake(names[-1])
+        return len({line.split()[0] for line in client.lrange("done", 0, -1)}) == len(workers)
+
     sender.start(queue.run, queue.list_due)
     try:
-        for worker in workers:
-            worker.start(queue.run, queue.list_due)
-        for name in names:
-            sender.wake(name)
-        wait_until(lambda: len(queue.done) == len(names))
+        wait_until(has_reached_both)
+        wait_until(lambda: client.llen("done") >= len(names))
     finally:
         sender.stop()
         for worker in workers:
-            worker.stop()
-    assert sorted(queue.done) == sorted(names)
+            worker.communicate(timeout=PATIENCE)
+        done = client.lrange("done", 0, -1)
+        client.delete("done")
+        client.close()
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert sorted(line.split()[1] for line in done) == sorted(names)
 
 
 def test_the_running_task_is_finished_before_the_worker_stops(tmp_path: Path, queue: Queue) -> None:
