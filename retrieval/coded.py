@@ -31,6 +31,7 @@ _LEAST, _SPARE, _MOST = 1024, 8, 1 << 15
 _SURE = 4.0
 """So many standard errors of its bytes' estimate a row is trusted to be off by."""
 _LEVELS = 127
+_SAMPLE = 16_384
 _SAMPLE_BITS, _ROUNDS = 6, 3
 
 
@@ -46,6 +47,8 @@ class CodedRows:
         self._bytes: npt.NDArray[np.int8] = segment.arrays["bytes"]
         self._steps: npt.NDArray[np.float32] = segment.arrays["steps"]
         self._centroids: Matrix = segment.arrays["centroids"]
+        self._sample: npt.NDArray[np.int32] = segment.arrays["sample"]
+        self._stride = _stride(len(self._bytes))
         self._rotation = rotate(np.eye(self._bytes.shape[1], dtype=np.float32))
         check_file(folder / codes)
         self._codes = Codes(folder / codes)
@@ -69,13 +72,11 @@ class CodedRows:
         returned that by the error of its bits and then of its bytes could be among the best.
         """
         turned = query @ self._rotation
-        if self.compares_all(limit, allowed):
+        if self.compares_all(limit, allowed) or not turned.any():
             places = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
         else:
-            admitted = self._count(allowed)
-            some = None if admitted == len(self) else allowed
-            cells = self._choose(query, admitted / len(self))
-            places = self._search(turned, cells, limit, errors, some)
+            some = None if self._count(allowed) == len(self) else allowed
+            places = self._search(query, turned, limit, errors, some)
         low, high = self._estimate(places, turned)
         return places if limit >= len(places) else places[high >= np.partition(low, -limit)[-limit]]
 
@@ -86,32 +87,41 @@ class CodedRows:
     def _count(self, allowed: Allowed | None) -> int:
         return len(self) if allowed is None else int(np.count_nonzero(allowed))
 
-    def _choose(self, query: npt.NDArray[np.float32], share: float) -> npt.NDArray[np.int64]:
-        """Return the cells nearest to a query that hold so many rows as are looked through.
+    def _choose(self, query: npt.NDArray[np.float32], allowed: Allowed | None) -> npt.NDArray[np.int64]:
+        """Return the cells nearest to a query that hold such a share of the rows as is looked through.
 
-        The smaller the share that a filter admits, the further away are the nearest of it.
+        Under a filter it is a share of what that admits, which may be far from the query: so it is counted,
+        by a sample. The fewer rows a filter admits, the further away are the nearest of them.
         """
         sizes = self._codes.sizes
-        wanted = max(LEAST_SCANNED, SHARE * len(self)) / share ** (1 / 3)
-        if wanted >= len(self):
+        if allowed is not None:
+            sizes = np.bincount(self._sample[allowed[:: self._stride]], minlength=len(sizes))
+        wanted = max(LEAST_SCANNED / len(self), SHARE)
+        wanted /= (self._count(allowed) / len(self)) ** (1 / 3)
+        if wanted >= 1 or not sizes.any():
             return np.arange(len(sizes))
         order = np.argsort(-(self._centroids @ query), kind="stable")
-        return order[: int(np.searchsorted(np.cumsum(sizes[order]), wanted)) + 1]
+        held = np.cumsum(sizes[order])
+        return order[: int(np.searchsorted(held, wanted * held[-1])) + 1]
 
     def _search(
         self,
+        query: npt.NDArray[np.float32],
         turned: npt.NDArray[np.float32],
-        cells: npt.NDArray[np.int64],
         limit: int,
         errors: float,
         allowed: Allowed | None,
     ) -> Keys:
-        """Return the places of rows in these cells that their bits do not rule out."""
+        """Return the places of rows in the nearest cells that their bits do not rule out."""
         # Gao & Long 2024, theorem 3.2: the error of the estimate, of rows at right angles to the query.
         error = errors * ((np.pi / 2 - 1) / len(turned)) ** 0.5
-        count = max(_LEAST, _SPARE * limit)
+        count, admitted = max(_LEAST, _SPARE * limit), self._count(allowed)
+        cells = self._choose(query, allowed)
         while True:
             places, estimates = self._codes.search(turned, cells, count=count, allowed=allowed)
+            if len(places) < min(2 * limit, admitted) and len(cells) < len(self._codes.sizes):
+                cells = np.arange(len(self._codes.sizes))  # these hold too few of what is admitted
+                continue
             low, _ = self._estimate(places[: 2 * limit], turned)
             least = np.partition(low, -limit)[-limit] if limit < len(low) else -np.inf
             hopeful = max(len(low), int(np.count_nonzero(estimates + error >= least)))
@@ -138,9 +148,12 @@ def write_coded(
 
     hashes = np.concatenate([np.empty(0, np.uint64), *map(hash_rows, in_steps())])
     rows = len(hashes)
-    # Two to four times the root of so many cells, fitted to some dozens of rows each.
+    # About one and a half to three times the root of so many cells, fitted to some dozens of rows each.
     bits = max(0, rows.bit_length() // 2 - 1)
-    some = hashes >> np.uint64(64 - max(1, bits - _SAMPLE_BITS)) == 0 if bits > _SAMPLE_BITS else hashes >= 0
+    spare = np.uint64(64 - max(0, bits - _SAMPLE_BITS))
+    some = hashes >> spare == 0 if spare < 64 else np.ones(rows, np.bool_)
+    if not some.any():  # few different rows, over and over
+        some = hashes == hashes.min()
     centroids, _ = make_cells(_pick(in_steps(), some), hashes[some], bits=bits, rounds=_ROUNDS)
     cells = np.concatenate([np.empty(0, np.int32), *(assign(block, centroids)[0] for block in in_steps())])
     in_bytes, steps = np.empty((rows, dimension), np.int8), np.empty(rows, np.float32)
@@ -158,11 +171,17 @@ def write_coded(
         "bytes": in_bytes,
         "steps": steps,
         "centroids": centroids,
+        "sample": cells[:: _stride(rows)],
     }
     return [
         write_segment(folder, {"kind": _KIND}, arrays),
-        write_codes(folder, codes, cells, len(centroids)),
+        write_codes(folder, dimension, codes, cells, len(centroids)),
     ]
+
+
+def _stride(rows: int) -> int:
+    """Return every how manieth row's cell is kept at hand."""
+    return max(1, rows // _SAMPLE)
 
 
 def _pick(blocks: Iterable[Steps], wanted: npt.NDArray[np.bool_]) -> Steps:

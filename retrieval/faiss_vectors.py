@@ -1,10 +1,11 @@
 """Vectors in FAISS: every row compared, on the processor or a CUDA device, or one-bit codes in cells.
 
-The only importer of faiss. Take a lock around each index: FAISS has none of its own.
+The only importer of faiss. What changes is locked here: FAISS has no locks of its own.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from threading import RLock
 from typing import Any, Self
@@ -233,7 +234,9 @@ class Codes:
         return places[:found], estimates[:found]
 
 
-def write_codes(folder: Path, codes: npt.NDArray[np.uint8], cells: npt.NDArray[np.int32], count: int) -> str:
+def write_codes(
+    folder: Path, dimension: int, codes: npt.NDArray[np.uint8], cells: npt.NDArray[np.int32], count: int
+) -> str:
     """Write rows' codes in ``count`` cells; return the file's name.
 
     ``codes`` are packed signs, little end first, shape (rows, ceil(dimension / 8)); ``cells`` is each row's.
@@ -247,7 +250,7 @@ def write_codes(folder: Path, codes: npt.NDArray[np.uint8], cells: npt.NDArray[n
     index.is_trained = True
     signs = np.array([[2 * (at >> bit & 1) - 1 for bit in range(4)] for at in range(16)], np.float32)
     # A unit row's mean product with its own signs is the root of 2 / pi, of so many roots of the dimension.
-    signs *= np.float32((np.pi / 2 / width) ** 0.5)
+    signs *= np.float32(math.sqrt(math.pi / 2 / dimension))
     _faiss.copy_array_to_vector(np.tile(signs.ravel(), width // 4), index.pq.centroids)
     packer = index.get_CodePacker()
     order = np.argsort(cells, kind="stable")

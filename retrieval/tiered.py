@@ -284,5 +284,6 @@ def list_files(folder: Path, name: str) -> Sequence[str]:
 
 
 def _names(files: JsonValue) -> list[str]:
-    assert isinstance(files, list)
+    if not isinstance(files, list):
+        raise CorruptionError(f"{files}: files of another format")
     return [str(file) for file in files]

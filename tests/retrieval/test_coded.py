@@ -28,7 +28,7 @@ def test_bits_add_up_the_query_by_signs(tmp_path, dimension, allowed):
     rows, query = turn(unit(500, dimension, 1)), turn(unit(1, dimension, 2))[0]
     cells = np.random.default_rng(3).integers(0, 7, 500).astype(np.int32)
     cells[cells == 4] = 5  # an empty one
-    name = write_codes(tmp_path, np.packbits(rows > 0, axis=1, bitorder="little"), cells, 8)
+    name = write_codes(tmp_path, dimension, np.packbits(rows > 0, axis=1, bitorder="little"), cells, 8)
     codes = Codes(tmp_path / name)
     assert codes.sizes.tolist() == np.bincount(cells, minlength=8).tolist()
     bitmap = None if allowed is None else np.random.default_rng(4).random(500) < allowed
@@ -37,9 +37,8 @@ def test_bits_add_up_the_query_by_signs(tmp_path, dimension, allowed):
     admitted = np.isin(cells, asked) if bitmap is None else np.isin(cells, asked) & bitmap
     assert sorted(places.tolist()) == np.flatnonzero(admitted).tolist()
     assert (np.diff(estimates) <= 0).all()
-    width = 8 * -(-dimension // 8)
-    exact = np.where(rows > 0, 1, -1) @ query * (np.pi / 2 / width) ** 0.5
-    assert np.abs(estimates - exact[places]).max() < 0.02
+    exact = np.where(rows > 0, 1, -1) @ query * (np.pi / 2 / dimension) ** 0.5
+    assert np.abs(estimates - exact[places]).max() < 0.03
     few, best = codes.search(query, asked, count=5, allowed=bitmap)
     assert best.tolist() == estimates[:5].tolist()
     assert len(few) == 5
@@ -99,6 +98,44 @@ def test_threads_find_what_one_finds(stored, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
             assert list(pool.map(find, asked)) == alone
+
+
+def test_a_filter_may_admit_only_what_is_far_from_the_query(tmp_path):
+    """As "of another project": what is nearest of that is found, not what is near of nothing."""
+    random = np.random.default_rng(10)
+    topics = unit(100, 64, 11)
+    of = random.integers(0, 100, 60_000)
+    rows = topics[of] + 0.08 * random.standard_normal((60_000, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    index = CodedRows(tmp_path, write_coded(tmp_path, 64, rotate, lambda: [rows]), rotate)
+    held = []
+    for topic in range(20):
+        query = rows[np.flatnonzero(of == topic)[0]]
+        far = np.argsort(topics @ topics[topic])[: random.integers(5, 80)]
+        allowed = np.isin(of, far)
+        assert allowed.sum() > coded.FEW
+        best = np.argsort(np.where(allowed, -(rows @ query), np.inf), kind="stable")[:10]
+        found = index.find(query, limit=10, allowed=allowed)
+        assert allowed[found].all()
+        held.append(np.isin(best, found).mean())
+    assert np.mean(held) > 0.9
+
+
+def test_as_many_are_found_as_are_asked_for(stored, monkeypatch):
+    folder, names, _ = stored
+    monkeypatch.setattr(coded, "LEAST_SCANNED", 100)
+    index = CodedRows(folder, names, rotate)
+    query = unit(1, 96, 12)[0]
+    assert len(index.find(query, limit=2_500)) >= 2_500
+    assert len(index.find(np.zeros(96, np.float32), limit=10)) >= 10
+
+
+def test_the_same_row_over_and_over_can_be_written(tmp_path):
+    """None of few different rows may be among those that cells are fitted to."""
+    for seed in range(3):
+        rows = np.repeat(unit(1, 16, seed), 70_000, axis=0)
+        index = CodedRows(tmp_path, write_coded(tmp_path, 16, rotate, lambda rows=rows: [rows]), rotate)
+        assert len(index.find(rows[0], limit=10)) >= 10
 
 
 def test_codes_of_other_rows_are_refused(stored, tmp_path):
