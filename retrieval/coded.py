@@ -27,7 +27,7 @@ LEAST_SCANNED = 32_768
 FEW = 2_000
 """So few rows that a filter admits are all estimated by their bytes."""
 _KIND = "codes"
-_LEAST, _SPARE, _MOST = 1024, 8, 1 << 15
+_LEAST, _SPARE, _MOST = 2048, 8, 1 << 15
 _SURE = 4.0
 """So many standard errors of its bytes' estimate a row is trusted to be off by."""
 _LEVELS = 127
@@ -148,8 +148,7 @@ def write_coded(
 
     hashes = np.concatenate([np.empty(0, np.uint64), *map(hash_rows, in_steps())])
     rows = len(hashes)
-    # About one and a half to three times the root of so many cells, fitted to some dozens of rows each.
-    bits = max(0, rows.bit_length() // 2 - 1)
+    bits = leader_bits(rows)
     spare = np.uint64(64 - max(0, bits - _SAMPLE_BITS))
     some = hashes >> spare == 0 if spare < 64 else np.ones(rows, np.bool_)
     if not some.any():  # few different rows, over and over
@@ -177,6 +176,15 @@ def write_coded(
         write_segment(folder, {"kind": _KIND}, arrays),
         write_codes(folder, dimension, codes, cells, len(centroids)),
     ]
+
+
+def leader_bits(rows: int) -> int:
+    """Return how many leading zero bits make a leader.
+
+    Cells become about a thousand, and between one and three roots of the rows.
+    """
+    length = rows.bit_length()
+    return max(0, min(max(length // 2 - 1, length - 10), length // 2))
 
 
 def _stride(rows: int) -> int:

@@ -11,9 +11,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 from pymilvus import DataType, MilvusClient, MilvusException
@@ -55,6 +57,8 @@ _CONNECT_SECONDS = 5.0
 _SEARCH_SECONDS = 15.0
 """So long the client tries a search again before it says that the engine is silent."""
 _CALL_SECONDS = 60.0
+_LOAD_SECONDS = 600.0
+_LOCAL = ("close", "create_schema", "prepare_index_params")
 
 Admits = Callable[[Keys], npt.NDArray[np.bool_]]
 """Says which of these keys may be found."""
@@ -94,7 +98,7 @@ class MilvusVectors:
                 if must_exist:
                     raise UnavailableError(f"Milvus at {address} has no collection {collection}")
                 self._create(index_type, dict(index_params or {}))
-            self._client.load_collection(collection)
+            self._client.load_collection(collection, timeout=_LOAD_SECONDS)
             fields = self._client.describe_collection(collection)["fields"]
         held = next(int(field["params"]["dim"]) for field in fields if field["name"] == "row")
         if held != dimension:
@@ -120,7 +124,6 @@ class MilvusVectors:
                 filter="",
                 output_fields=["count(*)"],
                 consistency_level=self._level,
-                timeout=_CALL_SECONDS,
             )
         return int(counted[0]["count(*)"])
 
@@ -142,14 +145,13 @@ class MilvusVectors:
                         {"id": key, "row": row}
                         for key, row in zip(new[part].tolist(), rows[part], strict=True)
                     ],
-                    timeout=_CALL_SECONDS,
                 )
 
     def remove(self, keys: npt.ArrayLike) -> int:
         held = sorted(self._held(as_keys(keys)))
         with self._asking():
             for start in range(0, len(held), _FEW):
-                self._client.delete(self._collection, ids=held[start : start + _FEW], timeout=_CALL_SECONDS)
+                self._client.delete(self._collection, ids=held[start : start + _FEW])
         return len(held)
 
     def search(
@@ -354,7 +356,6 @@ class MilvusVectors:
                     filter=_among(keys[start : start + _FEW]),
                     output_fields=["id"],
                     consistency_level=self._level,
-                    timeout=_CALL_SECONDS,
                 )
                 held.update(int(hit["id"]) for hit in found)
         return held
@@ -368,7 +369,6 @@ class MilvusVectors:
                     filter=_among(keys[start : start + self._batch]),
                     output_fields=["id", "row"],
                     consistency_level=self._level,
-                    timeout=_CALL_SECONDS,
                 ):
                     rows[int(hit["id"])] = np.array(hit["row"], dtype=np.float32)
         return rows
@@ -409,7 +409,18 @@ def _connect(address: str, token: str) -> Any:
     # The client's own lines are no JSON and quote what servers say; what goes wrong is raised besides.
     for name in ("pymilvus", "pymilvus.milvus_client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    return MilvusClient(uri=address, token=token, timeout=_CONNECT_SECONDS)
+    return _Patient(MilvusClient(uri=address, token=token, timeout=_CONNECT_SECONDS))
+
+
+class _Patient:
+    """Milvus's client, with an end to each call: of itself it waits for ever for a server that is silent."""
+
+    def __init__(self, client: MilvusClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+        return call if name in _LOCAL else partial(call, timeout=_CALL_SECONDS)
 
 
 @contextmanager
@@ -417,10 +428,11 @@ def _asking(address: str) -> Iterator[None]:
     """Tell the engine's refusals and silences as one family; they are worth another try."""
     try:
         yield
-    except MilvusException as error:
+    except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
         where = address.rpartition("@")[2]  # without a password
+        code = error.code() if isinstance(error, grpc.Call) else getattr(error, "code", "none")
         raise UnavailableError(
-            f"Milvus at {where} does not answer, or refuses ({type(error).__name__}, code {error.code}): see "
+            f"Milvus at {where} does not answer, or refuses ({type(error).__name__}, code {code}): see "
             "that it runs and can be reached from here"
         ) from error
 

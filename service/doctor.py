@@ -34,7 +34,7 @@ from memory.values import TenantId
 from service.catalog import measure_catalog
 from service.index import INDEX_FOLDER
 from service.index_store import IndexStore
-from service.published import CATALOG, COLLECTION
+from service.published import CATALOG, COLLECTION, ENGINE
 from service.settings import Settings
 from service.stores import ArtifactStore, ControlFiles, JournalStore, KeyStore
 from service.wiring import EXTRACTIVE, find_collections, find_device, open_data, open_vault
@@ -206,9 +206,9 @@ def look_at_vectors(visit: Visit) -> Finding:
     catalogs = {row.tenant_id: row.folder for row in rows if row.kind == CATALOG}
     named = {row.tenant_id: row.folder for row in rows if row.kind == COLLECTION}
     if collections is None:
-        if named:
+        if there := {row.tenant_id for row in rows if row.kind == ENGINE}:
             advice = "set LETHE_MILVUS_ADDRESS; with LETHE_VECTORS=files the collections are dropped"
-            said = f"vectors of {len(named)} tenants are in Milvus, no address is set: no forget ends"
+            said = f"vectors of {len(there)} tenants are in Milvus, no address is set: no forget ends"
             return Finding("broken", said, advice)
         return Finding("ok", f"searched by {settings.vectors}")
     version, _ = collections.ask()

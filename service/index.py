@@ -36,7 +36,16 @@ from service.ingest import Recipes
 from service.loading import add_words, iter_indexable
 from service.milvus import Collections, NamedSearcher
 from service.presence import Presence
-from service.published import LIVE_FOLDER, Published, delete_unnamed, find_published, publish, remove
+from service.published import (
+    LIVE_FOLDER,
+    Published,
+    delete_unnamed,
+    find_engine,
+    find_published,
+    note_engine,
+    publish,
+    remove,
+)
 from service.state import Numbers, State
 
 INDEX_FOLDER = "index"
@@ -326,9 +335,10 @@ class Indexes:
         folder = self.folder / tenant_id
         folder.mkdir(parents=True, exist_ok=True)
         before = find_published(self.kernel, tenant_id)
-        if self.collections is None and before is not None and before.collection is not None:
+        engine = find_engine(self.kernel, tenant_id)
+        if self.collections is None and engine is not None:
             raise UnavailableError(
-                f"vectors are in Milvus, too, in {before.collection}, and what goes must go there: set "
+                f"vectors are in Milvus, too, in {engine}, and what goes must go there: set "
                 "LETHE_VECTORS=milvus and LETHE_MILVUS_ADDRESS for this process as for the others, or the "
                 "address with LETHE_VECTORS=files to have the collection dropped"
             )
@@ -377,6 +387,8 @@ class Indexes:
         assert self.collections is not None and name is not None
         if not self.collections.keeps or not saved.vectors.has_codes:
             return None
+        if find_engine(self.kernel, tenant_id) != name:
+            note_engine(self.kernel, tenant_id, self.name_index(tenant_id), name)
         self.collections.bring(tenant_id, name, saved, known)
         return name
 
@@ -387,12 +399,15 @@ class Indexes:
         until ``settle``.
         """
         assert self.collections is not None
+        if find_engine(self.kernel, tenant_id) is None:
+            return
         name = self.name_collection(tenant_id) if self.collections.keeps else None
         there = self.collections.list_names(tenant_id)
         if name is not None and name in there:
             self.collections.trim(name, saved, known)
         if set(there) - {name}:
             self.collections.drop(tenant_id, keep=name)
+            self._note_gone(tenant_id)
 
     def match_collection(self, tenant_id: TenantId) -> None:
         """Have a collection hold what the published files hold, compared name by name."""
@@ -413,14 +428,24 @@ class Indexes:
         with self._merging(tenant_id):
             published = find_published(self.kernel, tenant_id)
             name = None if published is None else published.collection
-            return self.collections.settle(tenant_id, name, self.encoder.space.dimension)
+            said = self.collections.settle(tenant_id, name, self.encoder.space.dimension)
+            self._note_gone(tenant_id)
+            return said
+
+    def _note_gone(self, tenant_id: TenantId) -> None:
+        """Write down that the tenant's vectors are in no collection, when there is none."""
+        assert self.collections is not None
+        if not self.collections.list_names(tenant_id):
+            note_engine(self.kernel, tenant_id, self.name_index(tenant_id), None)
 
     def is_to_move(self, tenant_id: TenantId) -> bool:
         """Say whether writing the files again would bring saved vectors into Milvus, or out of it."""
         published = find_published(self.kernel, tenant_id)
         if self.collections is None or published is None:
             return False
-        is_wanted = self.collections.keeps and self.get(tenant_id).vectors.has_codes
+        if not self.collections.keeps:
+            return find_engine(self.kernel, tenant_id) is not None
+        is_wanted = self.get(tenant_id).vectors.has_codes
         return published.collection != (self.name_collection(tenant_id) if is_wanted else None)
 
     def name_searching(self, tenant_id: TenantId) -> str:

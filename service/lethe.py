@@ -155,8 +155,8 @@ class Lethe:
                 self.kernel.vault.destroy_keys(tenant_id, entry_ids)
 
     def _resume(self) -> None:
-        """Wake what an earlier process left, derive again what today's recipes have not made, and bring saved
-        vectors to where the settings want them searched.
+        """Wake what an earlier process left, derive again what today's recipes have not made, write files
+        where there are none of today's format, and bring vectors to where the settings want them searched.
 
         A forget request that failed is tried again: what it denied stays hidden, but is not gone yet.
         """
@@ -164,7 +164,7 @@ class Lethe:
             with self.kernel.database.write(alone=tenant_id) as connection:
                 if self._lacks_derived(connection, tenant_id):
                     self.kernel.jobs.add_once(connection, tenant_id, REBUILD)
-                elif self.indexes.is_to_move(tenant_id):
+                elif self.indexes.is_to_move(tenant_id) or self.indexes.is_worth_saving(tenant_id):
                     self.kernel.jobs.add_once(connection, tenant_id, COMPACT)
         self._queue_unfinished_forgets()
         for job_id in self.kernel.jobs.list_due(1_000):

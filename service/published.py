@@ -20,6 +20,8 @@ from service.catalog import list_catalog_files
 CATALOG = "index"
 WORDS = "words"
 COLLECTION = "collection"
+ENGINE = "engine"
+"""The collection that vectors may be in, from before the first goes there until it is seen to be gone."""
 LIVE_FOLDER = "words"
 """Where the word indexes of running processes lie, in folders of their own."""
 
@@ -54,7 +56,8 @@ def publish(kernel: Kernel, tenant_id: TenantId, artifact: ArtifactName, publish
     if published.collection is not None:
         named[COLLECTION] = published.collection
     with kernel.database.write() as connection:
-        connection.execute(manifests.delete().where(manifests.c.tenant_id == tenant_id))
+        mine = (manifests.c.tenant_id == tenant_id) & (manifests.c.kind != ENGINE)
+        connection.execute(manifests.delete().where(mine))
         connection.execute(
             manifests.insert(),
             [
@@ -62,6 +65,26 @@ def publish(kernel: Kernel, tenant_id: TenantId, artifact: ArtifactName, publish
                 for kind, name in named.items()
             ],
         )
+
+
+def find_engine(kernel: Kernel, tenant_id: TenantId) -> str | None:
+    """Return the collection that the tenant's vectors may be in, whether or not it is searched."""
+    with kernel.database.read() as connection:
+        return connection.scalar(
+            sa.select(manifests.c.folder).where(
+                manifests.c.tenant_id == tenant_id, manifests.c.kind == ENGINE
+            )
+        )
+
+
+def note_engine(kernel: Kernel, tenant_id: TenantId, artifact: ArtifactName, name: str | None) -> None:
+    """Write down the collection that the tenant's vectors may be in from now on; ``None``: in none."""
+    with kernel.database.write() as connection:
+        mine = (manifests.c.tenant_id == tenant_id) & (manifests.c.kind == ENGINE)
+        connection.execute(manifests.delete().where(mine))
+        if name is not None:
+            row = {"tenant_id": tenant_id, "kind": ENGINE, "artifact": artifact, "folder": name}
+            connection.execute(manifests.insert().values(row))
 
 
 def delete_unnamed(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from memory.errors import CorruptionError, NotFoundError
+from memory.errors import CorruptionError, NotFoundError, UnavailableError
 from memory.journal import list_rows
 from memory.kernel import Kernel, find_denied
 from memory.ledger import find_closure
@@ -271,6 +271,12 @@ def erase(
         set_state(kernel, forget, "erasing", remaining=held, evidence=evidence)
     else:
         evidence = Erased(**forget.evidence)  # type: ignore[arg-type]
+        known = {store.name for store in (*derived, *truth)}
+        if others := sorted(set(evidence.held) - known):
+            raise UnavailableError(
+                f"what was denied was in {', '.join(others)}, too, of which this process knows nothing: "
+                "start it with the settings of the one that began the request"
+            )
         since = [store for store in derived if store.name not in evidence.held]
         if since:  # other settings than when it began
             evidence = replace(evidence, held={**evidence.held, **_count(since, tenant_id, ids)})
