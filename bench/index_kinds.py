@@ -151,7 +151,7 @@ class LetheTiered(_Lethe):
         "TieredVectors: one bit a dimension in cells, one byte a dimension, fp16 rows mapped from files; the "
         "setting is how many tenths of a standard error of a code's estimate make a row worth a look"
     )
-    settings = (3, 6, 9, 12, 15, 20, 25)
+    settings = (3, 6, 9, 12, 14, 16, 20, 25)
     index: TieredVectors
 
     def empty(self) -> VectorIndex:

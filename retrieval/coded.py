@@ -21,7 +21,7 @@ from retrieval.vectors import Allowed, Keys, Matrix, Rotate
 
 ERRORS = 2.0
 """A row is looked at when so many standard errors of its code's estimate could bring it among the best."""
-SHARE = 1 / 10
+SHARE = 1 / 9
 LEAST_SCANNED = 32_768
 """Cells with so many rows are looked through, or with ``SHARE`` of all where that is more."""
 FEW = 2_000
