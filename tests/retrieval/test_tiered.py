@@ -11,7 +11,7 @@ from embedding.codes import rotate
 from memory.errors import ConflictError, CorruptionError
 from retrieval import coded
 from retrieval.faiss_vectors import Codes
-from retrieval.segments import as_stored
+from retrieval.segments import as_stored, write_segment
 from retrieval.tiered import TieredVectors, list_files, write_tiered
 from retrieval.vectors import NumpyVectors, digest_index
 
@@ -183,3 +183,13 @@ def test_damage_is_noticed(many, tmp_path, which, damage):
         path.write_bytes(content[:-1] if damage == "torn" else content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises((CorruptionError, FileNotFoundError)):
         TieredVectors.load(folder, name, rotate=rotate)
+
+
+def test_files_of_another_format_are_told_as_damaged(tmp_path):
+    """So that who clears away what nobody names goes on, and they are remade."""
+    about = {"kind": "tiered", "dimension": 8, "files": [], "codes": "ab.codes"}
+    name = write_segment(tmp_path, about, {"keys": np.arange(20)})
+    with pytest.raises(CorruptionError, match="another format"):
+        list_files(tmp_path, name)
+    with pytest.raises(CorruptionError):
+        TieredVectors.load(tmp_path, name, rotate=rotate)
