@@ -56,6 +56,7 @@ def main() -> None:
             progress.remove_task(task)
             with service:
                 by_size[size] = _measure(service, progress, size) | {"fill_seconds": round(filled, 1)}
+                _write(options.results, by_size)
                 if size == max(options.sizes):
                     by_size[size] |= _change(service, progress)
             _write(options.results, by_size)
