@@ -27,7 +27,7 @@ LEAST_SCANNED = 32_768
 FEW = 2_000
 """So few rows that a filter admits are all estimated by their bytes."""
 _KIND = "codes"
-_LEAST, _SPARE, _MOST = 2048, 8, 1 << 15
+_LEAST, _SPARE, _AMONG, _MOST = 1024, 8, 50, 1 << 15
 _SURE = 4.0
 """So many standard errors of its bytes' estimate a row is trusted to be off by."""
 _LEVELS = 127
@@ -115,8 +115,8 @@ class CodedRows:
         """Return the places of rows in the nearest cells that their bits do not rule out."""
         # Gao & Long 2024, theorem 3.2: the error of the estimate, of rows at right angles to the query.
         error = errors * ((np.pi / 2 - 1) / len(turned)) ** 0.5
-        count, admitted = max(_LEAST, _SPARE * limit), self._count(allowed)
-        cells = self._choose(query, allowed)
+        cells, admitted = self._choose(query, allowed), self._count(allowed)
+        count = max(_LEAST, _SPARE * limit, int(self._codes.sizes[cells].sum()) // _AMONG)
         while True:
             places, estimates = self._codes.search(turned, cells, count=count, allowed=allowed)
             if len(places) < min(2 * limit, admitted) and len(cells) < len(self._codes.sizes):
