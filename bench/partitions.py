@@ -33,7 +33,7 @@ QUESTIONS, NEAREST, REMOVALS = 300, 10, 20
 SHARES = (0.05, 0.1, 0.2)
 FITTED_ROUNDS = 25
 DENSER_BITS = 3
-"""Eight times as many cells: about what ``leader_bits`` gives."""
+"""Eight times as many cells."""
 
 Make = Callable[[Steps], tuple[Steps, Cells]]
 

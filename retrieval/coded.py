@@ -1,8 +1,9 @@
 """Saved rows as codes in cells: one bit a dimension to find what may be near, one byte to tell what is.
 
 Cells are a function of the rows that are there (``retrieval.partition``): a search looks through those whose
-centroids are nearest. Bits and bytes are a function of each row alone, after the fixed rotation. All is
-written once, mapped, and shared by all processes. Nothing here knows keys or what is not saved.
+centroids are nearest. Bits and bytes are a function of each row alone, after the fixed rotation. Files are
+never written to again: bytes are mapped, bits are copied by each process. Nothing here knows keys or what is
+not saved.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from memory.errors import CorruptionError
 from retrieval.faiss_vectors import Codes, write_codes
-from retrieval.partition import Steps, as_steps, assign, hash_rows, make_cells
+from retrieval.partition import Steps, as_steps, assign, hash_rows, leader_bits, make_cells
 from retrieval.segments import check_file, read_segment, write_segment
 from retrieval.vectors import Allowed, Keys, Matrix, Rotate
 
@@ -176,15 +177,6 @@ def write_coded(
         write_segment(folder, {"kind": _KIND}, arrays),
         write_codes(folder, dimension, codes, cells, len(centroids)),
     ]
-
-
-def leader_bits(rows: int) -> int:
-    """Return how many leading zero bits make a leader.
-
-    Cells become about a thousand, and between one and three roots of the rows.
-    """
-    length = rows.bit_length()
-    return max(0, min(max(length // 2 - 1, length - 10), length // 2))
 
 
 def _stride(rows: int) -> int:

@@ -47,8 +47,12 @@ def hash_rows(steps: Steps) -> Hashes:
 
 
 def leader_bits(rows: int) -> int:
-    """Return how many leading zero bits make a leader: cells become four to eight roots of ``rows``."""
-    return max(0, (rows.bit_length() - 1) // 2 - 2)
+    """Return how many leading zero bits make a leader.
+
+    Cells become about a thousand, and between one and three roots of the rows.
+    """
+    length = rows.bit_length()
+    return max(0, min(max(length // 2 - 1, length - 10), length // 2))
 
 
 def choose_leaders(hashes: Hashes, bits: int) -> npt.NDArray[np.intp]:
