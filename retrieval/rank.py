@@ -167,14 +167,14 @@ def rank(
         found.append(dated)
     candidates = _permitted(np.unique(np.concatenate(found)), passages)
     scorer = _Scorer(question, vectors, words, catalog, nodes, weights)
-    evidence = scorer.gather(candidates)
+    evidence = scorer.gather(candidates, worded, worth)
     scale = math.sqrt(float(evidence.bm25.max(initial=0.0)) * words.bound(question.text))
     own = scorer.combine(evidence, scale)
 
     def join(new: Keys) -> None:
         nonlocal candidates, evidence, own
         if len(new):
-            more = scorer.gather(new)
+            more = scorer.gather(new, worded, worth)
             own = np.concatenate([own, scorer.combine(more, scale)])
             candidates = np.concatenate([candidates, new])
             evidence = evidence.join(more)
@@ -238,9 +238,16 @@ class _Scorer:
     nodes: Allowed | None
     weights: Weights
 
-    def gather(self, passages: Keys) -> _Evidence:
-        """Score passages exactly. Under a small node, the cosine is mixed with the node's."""
-        bm25 = self.words.score(self.question.text, passages)
+    def gather(self, passages: Keys, worded: Keys, worth: Scores) -> _Evidence:
+        """Score passages exactly. Under a small node, the cosine is mixed with the node's.
+
+        ``worth`` are the scores by words of those that were found by them, ``worded``.
+        """
+        found = np.isin(passages, worded)
+        bm25 = np.empty(len(passages))
+        order = np.argsort(worded)
+        bm25[found] = worth[order[np.searchsorted(worded, passages[found], sorter=order)]]
+        bm25[~found] = self.words.score(self.question.text, passages[~found])
         dates = np.zeros(len(passages))
         for date in find_dates(self.question.text):
             bears = self.words.score(date, passages) > 0.0
@@ -289,12 +296,13 @@ def _beside(found: Keys, scores: Scores, catalog: Catalog, weights: Weights) -> 
 
 def _lift_neighbours(candidates: Keys, raw: Scores, catalog: Catalog, weights: Weights) -> Scores:
     """Return scores in which a passage has gained a share of the distance to the better one beside it."""
-    known = dict(zip(candidates.tolist(), raw.tolist(), strict=True))
-    beside = [
-        max(own, known.get(before, own), known.get(after, own))
-        for own, (before, after) in zip(raw.tolist(), catalog.neighbours(candidates).tolist(), strict=True)
-    ]
-    return raw + weights.neighbour * (np.array(beside) - raw)
+    order = np.argsort(candidates)
+    ordered, scores = candidates[order], raw[order]
+    beside = raw
+    for neighbours in catalog.neighbours(candidates).T:
+        at = np.minimum(np.searchsorted(ordered, neighbours), len(ordered) - 1)
+        beside = np.maximum(beside, np.where(ordered[at] == neighbours, scores[at], raw))
+    return raw + weights.neighbour * (beside - raw)
 
 
 def _mentions(
