@@ -27,6 +27,7 @@ from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
 from memory.vault import TABLES as KEY_TABLES
+from reader.checked import CheckedReader
 from reader.extractive import ExtractiveReader
 from reader.remote import RemoteReader
 from reader.switch import SwitchingReader
@@ -231,14 +232,14 @@ def make_local_reader(
 
     def load() -> Reader:
         # Deferred: language models take seconds to import, and the extractive reader answers now.
-        from reader.language_model import LanguageModelReader, load_language_model
+        from reader.language_model import LanguageModelWriter, load_language_model
 
         folder = store.get(settings.reader)
         path, digest = find_weights(folder)
         model, tokenizer = load_language_model(
             path, digest=digest, converted=settings.models_cache / "converted"
         )
-        return LanguageModelReader(model, tokenizer, name=settings.reader, encoder=encoder)
+        return CheckedReader(LanguageModelWriter(model, tokenizer, name=settings.reader), encoder=encoder)
 
     switching = SwitchingReader(extractive, load)
     return switching, switching
