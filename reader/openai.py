@@ -96,7 +96,9 @@ class OpenAIWriter:
 
     @property
     def name(self) -> str:
-        return f"{NAME_PREFIX}{self._model}"
+        """Of a model that is named by its path, which is no business of who asks, the file's name alone."""
+        shown = self._model.rpartition("/")[2] if self._model.startswith("/") else self._model
+        return f"{NAME_PREFIX}{shown}"
 
     @property
     def most_prompt_tokens(self) -> int:

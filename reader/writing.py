@@ -40,8 +40,8 @@ class Writer(Protocol):
         """Return how many tokens a prompt has, or an estimate rather too high."""
 
     def iter_text(self, prompt: Prompt, spent: Spent) -> Generator[str, None, None]:
-        """Yield all the text written so far, each time that there is more; closing this ends the work.
+        """Yield all the text written so far, each time that there is more, which stands at its end.
 
-        ``spent`` is kept up to date meanwhile. Raises ``UnavailableError`` when the model cannot run or be
-        reached, or breaks off.
+        Closing this ends the work. ``spent`` is kept up to date meanwhile. Raises ``UnavailableError`` when
+        the model cannot run or be reached, or breaks off.
         """

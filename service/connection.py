@@ -61,8 +61,12 @@ class Connection:
         connect_seconds: float = CONNECT_SECONDS,
         reply_seconds: float = REPLY_SECONDS,
         whole_seconds: float | None = None,
+        reuses: bool = True,
     ) -> None:
-        """``reply_seconds`` bounds each wait for a piece of a reply, ``whole_seconds`` a streamed reply."""
+        """``reply_seconds`` bounds each wait for a piece of a reply, ``whole_seconds`` a streamed reply.
+
+        ``reuses``: whether a connection serves several requests.
+        """
         self._server = server
         self._url = url.rstrip("/")
         self._whole_seconds = whole_seconds
@@ -72,7 +76,9 @@ class Connection:
             base_url=self._url,
             headers={} if key is None else {"authorization": f"Bearer {key}"},
             timeout=httpx2.Timeout(reply_seconds, connect=connect_seconds),
-            limits=httpx2.Limits(keepalive_expiry=IDLE_SECONDS),
+            limits=httpx2.Limits(
+                keepalive_expiry=IDLE_SECONDS, max_keepalive_connections=None if reuses else 0
+            ),
             verify=ssl.create_default_context(),
             trust_env=False,
         )

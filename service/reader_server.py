@@ -95,6 +95,9 @@ class ReaderServer(Connection):
             connect_seconds=connect_seconds,
             reply_seconds=reply_seconds,
             whole_seconds=whole_seconds,
+            # llama.cpp's server at times closes a connection right after a stream, without having said so,
+            # and the next request on it is lost. A new one costs little beside a reading.
+            reuses=False,
         )
 
     def wait(self, look: Callable[[], Found], timeout_seconds: float = inf) -> Found:

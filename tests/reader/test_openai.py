@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -295,6 +297,24 @@ def test_a_slow_server_is_not_waited_for_for_ever(server: OpenAIServer, lines, w
     assert server.ended.wait(QUICKLY_SECONDS)
 
 
+def test_every_request_has_a_connection_of_its_own(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that served already may be closed there just now."""
+    opened: list[object] = []
+    connect = socket.create_connection
+
+    def counting(*arguments: Any, **named: Any) -> socket.socket:
+        opened.append(arguments)
+        return connect(*arguments, **named)
+
+    monkeypatch.setattr(socket, "create_connection", counting)
+    with reading(server) as reader:
+        for _ in range(3):
+            assert not reader.read(QUESTION, EVIDENCE).abstained
+    assert len(opened) == 3
+
+
 def test_a_server_that_is_slow_but_comes_is_waited_for(server: OpenAIServer) -> None:
     async def slow() -> AsyncIterator[bytes]:
         async for line in chunks(TRUE, size=20):
@@ -462,6 +482,13 @@ def test_tokens_are_not_estimated_too_low(server: OpenAIServer) -> None:
     with connected(server.url) as connection:
         writer = OpenAIWriter(connection, model="large")
     assert writer.count_tokens(Prompt((Message("user", text),), "")) > len(text) / 3
+
+
+def test_the_path_of_a_model_is_not_told(server: OpenAIServer) -> None:
+    """llama.cpp names a model by its file."""
+    with connected(server.url) as connection:
+        names = [OpenAIWriter(connection, model=id).name for id in ("/srv/models/m.gguf", "Qwen/Qwen3-8B")]
+    assert names == ["openai:m.gguf", "openai:Qwen/Qwen3-8B"]
 
 
 def test_spent_is_known_only_from_the_server(server: OpenAIServer) -> None:
