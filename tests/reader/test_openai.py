@@ -284,12 +284,18 @@ async def trickling() -> AsyncIterator[bytes]:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize(("lines", "words"), [(silent, "did not reply"), (trickling, "did not end")])
-def test_a_slow_server_is_not_waited_for_for_ever(server: OpenAIServer, lines, words: str) -> None:
+@pytest.mark.parametrize(
+    ("lines", "bounds", "words"),
+    [
+        (silent, {"reply_seconds": 0.3}, "did not reply"),
+        (trickling, {"whole_seconds": 0.5}, "did not end"),
+    ],
+)
+def test_a_slow_server_is_not_waited_for_for_ever(server: OpenAIServer, lines, bounds, words: str) -> None:
     server.lines = lines
     began = time.monotonic()
     with (
-        reading(server, reply_seconds=0.3, whole_seconds=0.6) as reader,
+        reading(server, **bounds) as reader,
         pytest.raises(UnavailableError, match=f"{words}.* in time"),
     ):
         reader.read(QUESTION, EVIDENCE)
@@ -325,7 +331,7 @@ def test_a_server_that_is_slow_but_comes_is_waited_for(server: OpenAIServer) -> 
     with reading(server, reply_seconds=2.0) as reader:
         got = reader.read(QUESTION, EVIDENCE)
     assert got.claims == read_locally(TRUE).claims
-    assert got.timings_ms["prefill"] >= 100 and got.timings_ms["decode"] >= 100
+    assert got.timings_ms["prefill"] >= 100
 
 
 def test_nobody_listens() -> None:
