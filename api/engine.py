@@ -183,8 +183,8 @@ def _missing_reader(loader: SwitchingReader | None) -> dict[str, str]:
     if loader is None or loader.wait(0):
         return {}
     if loader.failure is not None:
-        return {"reader": f"{loader.failure}; reading extractively"}
-    return {"reader": "the language model is being loaded; reading extractively until then"}
+        return {"reader": f"{loader.failure}; {loader.name} reads"}
+    return {"reader": f"the language model is being loaded, or waited for; {loader.name} reads until then"}
 
 
 @_open.get("/metrics")

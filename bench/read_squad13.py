@@ -22,8 +22,9 @@ from bench.calibrate_abstention import RememberingEncoder
 from bench.squad13 import Question, Squad, contained, exact_match, f1
 from memory.ports import Encoder, Reader
 from memory.values import Evidence, Reading
+from reader.checked import CheckedReader
 from reader.extractive import ExtractiveReader
-from reader.language_model import LanguageModelReader, load_language_model
+from reader.language_model import LanguageModelWriter, load_language_model
 
 
 def open_reader(options: argparse.Namespace) -> Reader:
@@ -40,7 +41,8 @@ def open_reader(options: argparse.Namespace) -> Reader:
     model, tokenizer = load_language_model(path, digest=digest, converted=Path(options.converted))
     print(f"loaded in {time.perf_counter() - started:.1f} s as {model.dtype}")
     abstain_below = {} if options.abstain_below is None else {"abstain_below": options.abstain_below}
-    return LanguageModelReader(model, tokenizer, name=path.name, encoder=encoder, **abstain_below)
+    writer = LanguageModelWriter(model, tokenizer, name=path.name)
+    return CheckedReader(writer, encoder=encoder, **abstain_below)
 
 
 def report(

@@ -57,6 +57,7 @@ JOB_SECONDS = 300
 STOP_SECONDS = 40
 INTERRUPTED = 130
 EXTRACTIVE = "extractive"
+OPENAI = "openai"
 LEADING_ELSEWHERE = ("DATA", "DATABASE_URL", "KEYS_URL", "ROOT_KEY_FILE", "BROKER_URL", "HOST", "PORT")
 """Settings (``LETHE_…``) that would take the demo to a database, broker or service that is not its own."""
 
@@ -516,7 +517,7 @@ def _tell_reader(store: ModelStore, settings: Settings, answered: str) -> None:
     _heading("The reader")
     name = settings.reader
     console.print(f"Answered by: {answered}")
-    if name == EXTRACTIVE:
+    if name in {EXTRACTIVE, OPENAI}:
         return
     if store.find(name) is not None:
         console.print(

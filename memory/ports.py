@@ -52,7 +52,7 @@ class Reader(Protocol):
 
 
 class Engine(Protocol):
-    """Another process that holds the models. Routes and bodies are those of ``docs/engine.md``.
+    """Another process that holds models: an engine (``docs/engine.md``) or a server that speaks as OpenAI's.
 
     Both methods raise ``UnavailableError`` when it cannot be reached, is busy, or breaks off.
     """

@@ -1,7 +1,7 @@
-"""Read with a causal language model; every sentence is checked before it leaves.
+"""Write with a causal language model of this process.
 
 The only file of this organ that knows torch and transformers. It decodes greedily with its key/value
-cache, guesses ahead by looking the last words up in the prompt, and hands the text to splitter and rules.
+cache, and guesses ahead by looking the last words up in the prompt.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from memory.errors import CorruptionError, UnavailableError
-from memory.ports import Encoder
-from memory.values import Citation, Claim, Evidence, Reading
-from reader.answerability import ABSTAIN_BELOW, answerability
-from reader.check import check_claim
-from reader.drafts import Draft, DraftSplitter, is_refusal
-from reader.extractive import choose_sentences, to_claim
-from reader.prompt import Prompt, before_fence, build_prompt, draw_mark
-from reader.ranking import ScoredSentence, rank_sentences
-
-MOST_CLAIMS = 4
-"""Sentences in an answer, at most: a small model that goes on repeats itself."""
-
-AGREEING_SENTENCES = 2
-"""A claim must rest on one of so many sentences that answer best by themselves."""
-
-READ_PASSAGES = 2
-"""The model is shown only so many passages, those with the best sentences.
-
-On 300 squad13 questions with their paragraph among five it was one of these two in 87 %, one of three in
-91 %; each passage costs some 150 tokens of reading.
-"""
+from reader.prompt import Prompt
+from reader.writing import Spent
 
 MATCHED_TOKENS = 2
 """So many last tokens are looked up in what was read and written before."""
@@ -51,23 +31,10 @@ GUESSED_TOKENS = 6
 """So many tokens that followed there are tried at once; greedy decoding keeps those it would have chosen."""
 
 
-@dataclass(slots=True)
-class _Run:
-    """What one reading cost, in tokens and milliseconds, and its estimate that there is an answer."""
+class LanguageModelWriter:
+    """Implements ``reader.writing.Writer`` over a transformers causal model and its tokenizer.
 
-    chance: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    rank_ms: float = 0.0
-    prefill_ms: float = 0.0
-    decode_ms: float = 0.0
-    check_ms: float = 0.0
-
-
-class LanguageModelReader:
-    """Implements ``memory.ports.Reader`` over a transformers causal model and its tokenizer.
-
-    Several threads may read at once: their steps take turns, so a slow taker of a stream blocks nobody.
+    Several threads may write at once: their steps take turns, so a slow taker of a stream blocks nobody.
     """
 
     def __init__(
@@ -76,22 +43,15 @@ class LanguageModelReader:
         tokenizer: Any,
         *,
         name: str,
-        encoder: Encoder | None = None,
-        draw_mark: Callable[[], str] = draw_mark,
         most_prompt_tokens: int = 3072,
         most_new_tokens: int = 128,
-        abstain_below: float = ABSTAIN_BELOW,
     ) -> None:
-        """``abstain_below`` is the least ``answerability`` at which the model is asked at all."""
         self._model = model
         self._tokenizer = tokenizer
         self._name = name
-        self._encoder = encoder
-        self._draw_mark = draw_mark
         context = int(model.config.max_position_embeddings)
         self._most_new_tokens = min(most_new_tokens, context // 2)
         self._most_prompt_tokens = min(most_prompt_tokens, context - self._most_new_tokens)
-        self._abstain_below = abstain_below
         self._ends = _end_tokens(model, tokenizer)
         self._reserved = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()})
         self._turn = threading.Lock()
@@ -100,89 +60,29 @@ class LanguageModelReader:
     def name(self) -> str:
         return self._name
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
-        """Yield each claim, checked, as soon as its sentence is written; return the reading.
+    @property
+    def most_prompt_tokens(self) -> int:
+        """The end of a longer prompt is read."""
+        return self._most_prompt_tokens
+
+    @property
+    def reserved(self) -> Sequence[str]:
+        """The tokenizer's special and added tokens."""
+        return self._reserved
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens the prompt has, those of the chat template among them."""
+        return len(self._tokens(prompt))
+
+    def iter_text(self, prompt: Prompt, spent: Spent) -> Generator[str, None, None]:
+        """Yield all the text written so far after each step of the model.
 
         Raises ``UnavailableError`` when the model cannot run (out of memory).
         """
-        run = _Run()
-        claims: list[Claim] = []
-        for claim in self._claims(question, evidence, run):
-            claims.append(claim)
-            yield claim
-        return self._reading(claims, run)
-
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
-        """Return all claims. Unsupported ones are among them with their reason; they are no answer.
-
-        ``confidence`` is the estimated probability that the evidence holds the answer, times the share of
-        the model's sentences that the evidence carries. Raises ``UnavailableError`` as ``iter_claims`` does.
-        """
-        run = _Run()
-        return self._reading(list(self._claims(question, evidence, run)), run)
-
-    def _reading(self, claims: Sequence[Claim], run: _Run) -> Reading:
-        carried = sum(claim.supported for claim in claims) / max(1, len(claims))
-        return Reading(
-            tuple(claims),
-            confidence=run.chance * carried if claims else min(run.chance, self._abstain_below),
-            reader=self._name,
-            tokens={"prompt": run.prompt_tokens, "completion": run.completion_tokens},
-            timings_ms={
-                "rank": run.rank_ms,
-                "prefill": run.prefill_ms,
-                "decode": run.decode_ms,
-                "check": run.check_ms,
-            },
-        )
-
-    def _claims(self, question: str, evidence: Sequence[Evidence], run: _Run) -> Iterator[Claim]:
-        started = time.perf_counter()
-        ranked = rank_sentences(question, evidence, self._encoder)
-        run.chance = answerability(ranked)
-        run.rank_ms = _since(started)
-        if not ranked or run.chance < self._abstain_below:
-            return
-        best = list(dict.fromkeys(candidate.sentence.index for candidate in ranked))[:READ_PASSAGES]
-        prompt, ids, shown = self._fit(question, evidence, best)
-        refused = answered = False
-        for draft in self._iter_drafts(ids, prompt.mark, run):
-            started = time.perf_counter()
-            if is_refusal(draft.text):
-                refused = True
-                claim = Claim(draft.text, supported=False, reason="the model found no answer")
-            else:
-                cited = [shown[number] for number in draft.cited if number < len(shown)] or shown
-                claim = agree(check_claim(draft.text, question, evidence, cited), ranked)
-                answered |= claim.supported
-            run.check_ms += _since(started)
-            yield claim
-        if not answered and not refused:
-            # What the model said does not hold, but the evidence speaks of the question: quote it.
-            yield from (to_claim(candidate) for candidate in choose_sentences(ranked))
-
-    def _fit(
-        self, question: str, evidence: Sequence[Evidence], best: list[int]
-    ) -> tuple[Prompt, list[int], list[int]]:
-        """Return the prompt, its tokens, and the indices of the evidence in it, as they are numbered there.
-
-        The best of them stands last, next to the question. What does not fit is let go, the worst first; when
-        even the best is too long, its end is cut.
-        """
-        for count in range(len(best), 0, -1):
-            shown = best[:count][::-1]
-            prompt = build_prompt(question, [evidence[n] for n in shown], self._draw_mark, self._reserved)
-            ids = self._tokens(prompt)
-            if len(ids) <= self._most_prompt_tokens:
-                return prompt, ids, shown
-        first = evidence[best[0]]
-        length = len(first.text)
-        while len(ids) > self._most_prompt_tokens and length:
-            length = length * 3 // 4
-            cut = replace(first, text=first.text[:length])
-            prompt = build_prompt(question, [cut], self._draw_mark, self._reserved)
-            ids = self._tokens(prompt)
-        return prompt, ids[-self._most_prompt_tokens :], best[:1]
+        tokens: list[int] = []
+        for new in self._iter_tokens(self._tokens(prompt)[-self._most_prompt_tokens :], spent):
+            tokens += new
+            yield self._tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         if self._tokenizer.chat_template is None:
@@ -191,32 +91,6 @@ class LanguageModelReader:
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _iter_drafts(self, ids: list[int], mark: str, run: _Run) -> Iterator[Draft]:
-        """Yield sentences as they are written, until the model ends, repeats itself, or has said enough."""
-        splitter = DraftSplitter()
-        said: set[str] = set()
-        fed = 0
-        whole = ""
-        tokens: list[int] = []
-        for new in self._iter_tokens(ids, run):
-            tokens += new
-            whole = self._tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
-            sure = before_fence(whole, mark)
-            drafts = splitter.feed(sure[fed:])
-            fed = max(fed, len(sure))
-            for draft in drafts:
-                if draft.text in said or len(said) == MOST_CLAIMS:
-                    return
-                said.add(draft.text)
-                yield draft
-            if mark in whole:
-                break
-        rest = before_fence(whole, mark) if mark in whole else whole
-        for draft in (*splitter.feed(rest[fed:]), *splitter.finish()):
-            if draft.text not in said and len(said) < MOST_CLAIMS:
-                said.add(draft.text)
-                yield draft
 
     @torch.inference_mode()
     def _forward(self, ids: list[int], cache: DynamicCache, keep: int) -> list[int]:
@@ -231,26 +105,28 @@ class LanguageModelReader:
                 raise UnavailableError(f"the language model cannot run: {type(error).__name__}") from error
         return [int(token) for token in output.logits[0].argmax(dim=-1)]
 
-    def _iter_tokens(self, ids: list[int], run: _Run) -> Iterator[list[int]]:
+    def _iter_tokens(self, ids: list[int], spent: Spent) -> Iterator[list[int]]:
         """Decode greedily; yield the tokens that each step of the model settled, without the end token.
 
         A step tries the tokens that followed the last two before (prompt lookup decoding, Saxena 2023):
         an answer in the evidence's own words costs few steps, and no other tokens come out.
         """
-        run.prompt_tokens = len(ids)
+        spent.prompt_tokens = len(ids)
+        written = 0
         cache = DynamicCache(config=self._model.config)
         started = time.perf_counter()
         history = [*ids]
         new = self._forward(ids, cache, 1)
-        run.prefill_ms = _since(started)
+        spent.prefill_ms = _since(started)
         while True:
-            room = self._most_new_tokens - run.completion_tokens
+            room = self._most_new_tokens - written
             ends = [place for place, token in enumerate(new) if token in self._ends]
             settled = new[: min([room, *ends])]
-            run.completion_tokens += len(settled)
+            written += len(settled)
+            spent.completion_tokens = written
             if settled:
                 yield settled
-            if ends or run.completion_tokens >= self._most_new_tokens:
+            if ends or written >= self._most_new_tokens:
                 return
             started = time.perf_counter()
             history += new
@@ -262,30 +138,7 @@ class LanguageModelReader:
             if right < len(guess):
                 cache.crop(right - len(guess))
             new = best[: right + 1]
-            run.decode_ms += _since(started)
-
-
-def agree(claim: Claim, ranked: Sequence[ScoredSentence]) -> Claim:
-    """Hold a checked claim against the sentences that answer best by themselves.
-
-    A small model picks a true phrase from the wrong place. So a claim must rest on one of the best sentences,
-    and of a table's row the whole is said, since nothing shows that the right cell was picked.
-    """
-    if not claim.supported:
-        return claim
-    best = [candidate.sentence.citation for candidate in ranked[:AGREEING_SENTENCES]]
-    if not any(_mostly_in(citation, other) for citation in claim.citations for other in best):
-        return replace(
-            claim, supported=False, reason="it rests on a sentence that hardly answers the question"
-        )
-    quote = claim.citations[0].quote
-    return replace(claim, text=quote) if quote.count("|") > 1 else claim
-
-
-def _mostly_in(quote: Citation, sentence: Citation) -> bool:
-    """Say whether at least half of a quote lies in a sentence."""
-    shared = min(quote.end, sentence.end) - max(quote.start, sentence.start)
-    return quote.index == sentence.index and 2 * shared >= quote.end - quote.start
+            spent.decode_ms += _since(started)
 
 
 def load_language_model(path: Path, *, digest: str, converted: Path) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Answer from the first moment: extractively until the language model is there, and whenever it is not.
+"""Answer from the first moment: another way until the language model is there, and whenever it is not.
 
 The loading runs in a thread that the wiring starts. A failed load is logged and kept to be looked at;
 answers go on without it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 
 import structlog
 
@@ -52,19 +53,19 @@ class SwitchingReader:
         """Yield the claims of the reader that answers; once one is out, the other no longer steps in."""
         if self._loaded is not None:
             begun = False
-            claims = self._loaded.iter_claims(question, evidence)
-            try:
-                while True:
-                    claim = next(claims)
-                    begun = True
-                    yield claim
-            except StopIteration as end:
-                reading: Reading = end.value
-                return reading
-            except UnavailableError as error:
-                if begun:
-                    raise
-                _log.warning("language model unavailable, answering extractively", error=type(error).__name__)
+            with closing(self._loaded.iter_claims(question, evidence)) as claims:
+                try:
+                    while True:
+                        claim = next(claims)
+                        begun = True
+                        yield claim
+                except StopIteration as end:
+                    reading: Reading = end.value
+                    return reading
+                except UnavailableError as error:
+                    if begun:
+                        raise
+                    self._step_in(error)
         return (yield from self._ready.iter_claims(question, evidence))
 
     def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
@@ -73,8 +74,13 @@ class SwitchingReader:
             try:
                 return self._loaded.read(question, evidence)
             except UnavailableError as error:
-                _log.warning("language model unavailable, answering extractively", error=type(error).__name__)
+                self._step_in(error)
         return self._ready.read(question, evidence)
+
+    def _step_in(self, error: UnavailableError) -> None:
+        """Log why the reader that is there answers; readers word their errors without contents."""
+        name = self._ready.name
+        _log.warning("language model unavailable", reader=name, error=type(error).__name__, reason=str(error))
 
     def _run(self) -> None:
         try:
@@ -85,4 +91,6 @@ class SwitchingReader:
                 self._failure = error
             else:
                 self._failure = UnavailableError(f"the language model cannot be loaded: {name}")
-            _log.warning("language model not loaded, answering extractively", error=name)
+            _log.warning(
+                "language model not loaded", reader=self._ready.name, error=name, reason=str(self._failure)
+            )

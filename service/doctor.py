@@ -28,16 +28,29 @@ from redis.retry import Retry
 from embedding.models import ModelStore
 from memory.clock import to_datetime
 from memory.database import Database
-from memory.errors import CorruptionError, LetheError
+from memory.errors import CorruptionError, LetheError, UnavailableError
 from memory.tables import forgets, jobs, keys, manifests, tenants
 from memory.values import TenantId
+from reader.openai import NAME_PREFIX
 from service.catalog import measure_catalog
+from service.engine import EngineConnection
 from service.index import INDEX_FOLDER
 from service.index_store import IndexStore
 from service.published import CATALOG, COLLECTION, ENGINE
 from service.settings import Settings
 from service.stores import ArtifactStore, ControlFiles, JournalStore, KeyStore
-from service.wiring import EXTRACTIVE, find_collections, find_device, open_data, open_vault
+from service.wiring import (
+    EXTRACTIVE,
+    OPENAI,
+    check_readers,
+    find_collections,
+    find_device,
+    load_engine_key,
+    open_data,
+    open_reader_server,
+    open_remote_writer,
+    open_vault,
+)
 from unlearning.forget import find_unowned
 
 State = Literal["ok", "warning", "broken"]
@@ -177,8 +190,8 @@ def look_at_models(visit: Visit) -> Finding:
     settings = visit.settings
     store = ModelStore(settings.models_cache)
     missing = []
-    for name in dict.fromkeys((settings.embedder, settings.reader)):
-        if name == EXTRACTIVE:
+    for name in dict.fromkeys((settings.embedder, settings.reader, settings.reader_large)):
+        if name in {None, EXTRACTIVE, OPENAI}:
             continue
         if store.find(name) is None:
             missing.append(name)
@@ -191,9 +204,42 @@ def look_at_models(visit: Visit) -> Finding:
         advice = f"lethe models get {settings.embedder}"
         return Finding("broken", f"{settings.embedder} is not here: nothing can be remembered", advice)
     if missing:
-        advice = f"lethe models get {settings.reader}"
-        return Finding("warning", f"{settings.reader} is not here: answers are extractive", advice)
+        without = "answers are extractive" if settings.reader in missing else "nothing is handed over to it"
+        return Finding("warning", f"{missing[0]} is not here: {without}", f"lethe models get {missing[0]}")
     return Finding("ok", "here, and as their digests say")
+
+
+def look_at_reader(visit: Visit) -> Finding:
+    """Who reads; another process that does can be asked."""
+    settings = visit.settings
+    if settings.engine_url is not None:
+        engine = EngineConnection(settings.engine_url, load_engine_key(settings))
+        try:
+            reader = engine.wait(0).reader
+        except UnavailableError as error:
+            return Finding("broken", str(error), "nothing is remembered or answered without it")
+        finally:
+            engine.close()
+        return Finding("ok", f"the engine's: {reader}{_without_memories(reader)}")
+    check_readers(settings)
+    names = [name for name in (settings.reader, settings.reader_large) if name is not None]
+    if OPENAI not in names:
+        return Finding("ok", ", then ".join(names))
+    server = open_reader_server(settings)
+    try:
+        served = open_remote_writer(settings, server).name
+    except UnavailableError as error:
+        instead = EXTRACTIVE if settings.reader == OPENAI else settings.reader
+        return Finding("warning", str(error), f"till then {instead} reads alone")
+    finally:
+        server.close()
+    said = ", then ".join(served if name == OPENAI else name for name in names)
+    return Finding("ok", f"{said}{_without_memories(served)}")
+
+
+def _without_memories(reader: str) -> str:
+    served = NAME_PREFIX in reader
+    return "; another server, sent text: key/value memories are off with it" if served else ""
 
 
 def look_at_vectors(visit: Visit) -> Finding:
@@ -303,6 +349,7 @@ CHECKS: Mapping[str, Callable[[Visit], Finding]] = {
     "keys": look_at_keys,
     "broker": look_at_broker,
     "models": look_at_models,
+    "reader": look_at_reader,
     "vectors": look_at_vectors,
     "port": look_at_port,
     "files": look_at_files,

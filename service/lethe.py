@@ -506,6 +506,7 @@ class Lethe:
             "vectors_searched_in": self.indexes.name_searching(tenant_id),
             "embedder": self.indexes.encoder.space.model,
             "reader": self.answerer.reader.name,
+            "key_value_memories": "off",
             "hierarchy": self.recaller.hierarchy,
         }
 

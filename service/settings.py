@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -42,7 +42,20 @@ class Settings(BaseSettings):
         default=None, description="Redis or Valkey; default: an embedded Valkey on a socket"
     )
     embedder: str = "all-minilm-l6-v2"
-    reader: str = "qwen2.5-coder-0.5b-instruct"
+    reader: str = Field(
+        default="qwen2.5-coder-0.5b-instruct",
+        description="a model's name, extractive, or openai: the server that reader_url names",
+    )
+    reader_large: str | None = Field(
+        default=None, description="likewise; reads what the reader is not sure of; default: none does"
+    )
+    reader_url: str | None = Field(
+        default=None, description="where an OpenAI-compatible server listens, http://HOST:8000"
+    )
+    reader_model: str | None = Field(
+        default=None, description="as that server names it; default: the only one it has"
+    )
+    reader_key: SecretStr | None = Field(default=None, description="the key it asks for; default: none")
     models_cache: Path = Field(default_factory=default_models_cache)
     vectors: Literal["files", "cuda", "milvus"] = Field(
         default="files", description="where saved vectors are searched; files hold them in any case"

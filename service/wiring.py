@@ -27,7 +27,10 @@ from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
 from memory.vault import TABLES as KEY_TABLES
+from reader.checked import CheckedReader
 from reader.extractive import ExtractiveReader
+from reader.openai import OpenAIWriter
+from reader.relay import RelayReader
 from reader.remote import RemoteReader
 from reader.switch import SwitchingReader
 from retrieval.engine_residue import Retention
@@ -41,6 +44,7 @@ from service.index_store import IndexStore
 from service.ingest import Recipes
 from service.lethe import Lethe, Waker
 from service.milvus import Collections
+from service.reader_server import READER_SERVER, ReaderServer
 from service.recall import Recaller
 from service.settings import Settings
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
@@ -51,6 +55,7 @@ from unlearning.certificate import SigningKey
 from unlearning.forget import Purge, Settle
 
 EXTRACTIVE = "extractive"
+OPENAI = "openai"
 LEAST_KEY_CHARACTERS = 16
 DEFAULT_TENANT = TenantId("default")
 
@@ -225,23 +230,73 @@ def make_local_reader(
     settings: Settings, store: ModelStore, encoder: Encoder
 ) -> tuple[Reader, SwitchingReader | None]:
     """Return the reader, and the loader to be started when a language model is to take over."""
+    check_readers(settings)
     extractive = ExtractiveReader(encoder)
-    if settings.reader == EXTRACTIVE:
-        return extractive, None
-
-    def load() -> Reader:
-        # Deferred: language models take seconds to import, and the extractive reader answers now.
-        from reader.language_model import LanguageModelReader, load_language_model
-
-        folder = store.get(settings.reader)
-        path, digest = find_weights(folder)
-        model, tokenizer = load_language_model(
-            path, digest=digest, converted=settings.models_cache / "converted"
+    small: Reader = extractive
+    loader: SwitchingReader | None = None
+    if settings.reader != EXTRACTIVE:
+        small = loader = SwitchingReader(
+            extractive, partial(load_reader, settings.reader, settings, store, encoder)
         )
-        return LanguageModelReader(model, tokenizer, name=settings.reader, encoder=encoder)
+    large = settings.reader_large
+    if large is None:
+        return small, loader
 
-    switching = SwitchingReader(extractive, load)
-    return switching, switching
+    def load_relay() -> Reader:
+        if loader is not None:
+            loader.start()
+        return RelayReader(small, load_reader(large, settings, store, encoder))
+
+    relay = SwitchingReader(small, load_relay)
+    return relay, relay
+
+
+def check_readers(settings: Settings) -> None:
+    """Raise ``InvalidInputError`` for readers that cannot be, each with the setting to mend."""
+    if settings.reader_large in {EXTRACTIVE, settings.reader}:
+        raise InvalidInputError(
+            f"{settings.reader_large} cannot take over from {settings.reader}; name a larger model, or "
+            f"{OPENAI}, or nothing",
+            where="LETHE_READER_LARGE",
+        )
+    if OPENAI in {settings.reader, settings.reader_large}:
+        open_reader_server(settings).close()
+
+
+def open_reader_server(settings: Settings) -> ReaderServer:
+    """Return the way to the server that reads; nothing is sent yet."""
+    if settings.reader_url is None:
+        raise InvalidInputError(
+            f"say where the server is that {OPENAI} stands for, like {READER_SERVER.example}",
+            where=READER_SERVER.setting,
+        )
+    key = settings.reader_key.get_secret_value().strip() if settings.reader_key is not None else ""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InvalidInputError(
+            "it should hold the key alone, ASCII without spaces", where="LETHE_READER_KEY"
+        )
+    return ReaderServer(settings.reader_url, key or None)
+
+
+def open_remote_writer(settings: Settings, server: ReaderServer) -> OpenAIWriter:
+    """Return what writes on the server, once it has written a word; raises what stands against it."""
+    model = server.find_model(settings.reader_model)
+    writer = OpenAIWriter(server, model=model.id, context_tokens=model.context_tokens)
+    writer.probe()
+    return writer
+
+
+def load_reader(name: str, settings: Settings, store: ModelStore, encoder: Encoder) -> Reader:
+    """Return the reader of a name, ready to read: loaded, or reached, however long that takes."""
+    if name == OPENAI:
+        server = open_reader_server(settings)
+        return CheckedReader(server.wait(partial(open_remote_writer, settings, server)), encoder=encoder)
+    # Deferred: language models take seconds to import, and the extractive reader answers now.
+    from reader.language_model import LanguageModelWriter, load_language_model
+
+    path, digest = find_weights(store.get(name))
+    model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
+    return CheckedReader(LanguageModelWriter(model, tokenizer, name=name), encoder=encoder)
 
 
 def _make_parser(settings: Settings) -> Parser:

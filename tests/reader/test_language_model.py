@@ -8,8 +8,10 @@ import torch
 
 from memory.errors import CorruptionError, UnavailableError
 from memory.values import Evidence, PassageId
-from reader import language_model
-from reader.language_model import LanguageModelReader, best_dtype, load_language_model
+from reader import checked
+from reader.checked import CheckedReader
+from reader.language_model import LanguageModelWriter, best_dtype, load_language_model
+from reader.writing import Spent
 from tests.reader.tiny import END_ID, START_ID, ToldModel, tiny_model, tiny_tokenizer
 
 EVIDENCE = [
@@ -19,11 +21,11 @@ EVIDENCE = [
 QUESTION = "When did the harbour bridge open?"
 
 
-def told(text: str, **options) -> tuple[LanguageModelReader, ToldModel]:
+def told(text: str, **options) -> tuple[CheckedReader, ToldModel]:
     tokenizer = tiny_tokenizer()
     model = ToldModel(tokenizer, text)
-    options = {"most_new_tokens": 300, "draw_mark": lambda: "m4rk", **options}
-    return LanguageModelReader(model, tokenizer, name="told", **options), model
+    writer = LanguageModelWriter(model, tokenizer, name="told", **{"most_new_tokens": 300, **options})
+    return CheckedReader(writer, draw_mark=lambda: "m4rk"), model
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
@@ -31,10 +33,10 @@ def told(text: str, **options) -> tuple[LanguageModelReader, ToldModel]:
 def test_decoding_equals_generate(kind, seed):
     """Guessing ahead from the prompt changes the number of steps, never a token."""
     tokenizer, model = tiny_tokenizer(), tiny_model(kind, seed)
-    reader = LanguageModelReader(model, tokenizer, name="tiny", most_new_tokens=60)
+    writer = LanguageModelWriter(model, tokenizer, name="tiny", most_new_tokens=60)
     ids = tokenizer("abcabcabcabc harbour harbour har", add_special_tokens=False)["input_ids"]
 
-    ours = [token for step in reader._iter_tokens(ids, language_model._Run()) for token in step]
+    ours = [token for step in writer._iter_tokens(ids, Spent()) for token in step]
 
     whole = model.generate(
         torch.tensor([ids]),
@@ -138,7 +140,7 @@ def test_it_stops_after_enough_sentences():
     sentences = [f"It has {number} doors." for number in range(2, 12)]
     reader, _ = told(" ".join(sentences), most_new_tokens=1000)
     told_claims = [claim for claim in reader.read(QUESTION, EVIDENCE).claims if not claim.supported]
-    assert len(told_claims) == language_model.MOST_CLAIMS
+    assert len(told_claims) == checked.MOST_CLAIMS
 
 
 def test_it_stops_at_the_most_new_tokens():

@@ -69,6 +69,26 @@ def test_it_steps_in_when_the_model_is_unavailable():
     assert names(switch) == ["plain 0", "plain 1"]
 
 
+def test_closing_the_claims_ends_the_readers_work():
+    ended = threading.Event()
+
+    class Endless(Saying):
+        def iter_claims(self, question, evidence):
+            try:
+                while True:
+                    yield Claim("more", supported=True)
+            finally:
+                ended.set()
+
+    switch = SwitchingReader(Saying("plain"), lambda: Endless("model"))
+    switch.start()
+    assert switch.wait(10)
+    claims = switch.iter_claims("?", [])
+    next(claims)
+    claims.close()
+    assert ended.is_set()
+
+
 def test_it_does_not_step_in_midway():
     """Two readers' sentences are never mixed in one stream."""
     switch = SwitchingReader(Saying("plain"), lambda: Saying("model", fails_after=1))

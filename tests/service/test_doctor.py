@@ -140,6 +140,11 @@ def lose_reader(patient: Patient) -> None:
     patient.settings = patient.settings.model_copy(update={"reader": "qwen2.5-coder-0.5b-instruct"})
 
 
+def lose_reader_server(patient: Patient) -> None:
+    given = {"reader": "openai", "reader_url": "http://127.0.0.1:1"}
+    patient.settings = patient.settings.model_copy(update=given)
+
+
 def lose_broker(patient: Patient) -> None:
     patient.settings = patient.settings.model_copy(update={"broker_url": "redis://:secret@127.0.0.1:1/0"})
 
@@ -173,6 +178,7 @@ CASES: dict[Callable[[Patient], None], tuple[str, str, str]] = {
     stray_file: ("files", "broken", "dump.sql"),
     lose_model: ("models", "broken", "lethe models get all-minilm-l6-v2"),
     lose_reader: ("models", "warning", "answers are extractive"),
+    lose_reader_server: ("reader", "warning", "mend LETHE_READER_URL; till then extractive reads alone"),
     lose_broker: ("broker", "broken", "LETHE_BROKER_URL"),
     kill_worker: ("leases", "warning", "start a worker"),
     fail_job: ("jobs", "warning", " ingest"),

@@ -1,0 +1,47 @@
+"""The port between reading and writing: what continues a prompt, here or on another server.
+
+A writer knows nothing of evidence or claims, and the reader nothing of tokens and models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from reader.prompt import Prompt
+
+
+@dataclass(slots=True)
+class Spent:
+    """What writing has cost so far, in tokens and milliseconds; ``None`` where a server does not tell."""
+
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+class Writer(Protocol):
+    """Continues prompts with the likeliest words. Several threads may write at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """A prompt of more tokens has its beginning cut off, or is refused."""
+
+    @property
+    def reserved(self) -> Sequence[str]:
+        """What a chat template would take for its own: no text may bring it in."""
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt has, or an estimate rather too high."""
+
+    def iter_text(self, prompt: Prompt, spent: Spent) -> Generator[str, None, None]:
+        """Yield all the text written so far, each time that there is more, which stands at its end.
+
+        Closing this ends the work. ``spent`` is kept up to date meanwhile. Raises ``UnavailableError`` when
+        the model cannot run or be reached, or breaks off.
+        """
