@@ -142,11 +142,18 @@ def read_alone(
     positions = torch.arange(len(whole), device=shape.device)
     segment = Segment(slots, 0, slots.place(positions), positions, cut_tiles([len(whole)], len(whole)))
     run(model, whole, [segment], keep=1)
-    own = slice(len(prefix), len(whole))
-    keys = slots.keys[:, :, own].float()
+    return take_out(slots, rotary, segment.places[len(prefix) :])
+
+
+def take_out(slots: Slots, rotary: Rotary, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is in slots: keys as they were before they were turned, and values, in float32.
+
+    Shapes are (layers, kv_heads, tokens, dim).
+    """
+    keys = slots.keys[:, :, places].float()
     for layers in rotary.groups():
-        keys[layers] = rotary.turn_back(keys[layers], positions[own], layers[0])
-    return keys, slots.values[:, :, own].float()
+        keys[layers] = rotary.turn_back(keys[layers], slots.positions[places], layers[0])
+    return keys, slots.values[:, :, places].float()
 
 
 def compress(keys: torch.Tensor, values: torch.Tensor) -> PassageMemory:
