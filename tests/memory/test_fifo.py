@@ -76,7 +76,7 @@ def test_what_comes_again_soon_goes_where_it_stays() -> None:
         fifo.put(key, key, 1)
     assert fifo.get(0) is None and fifo.has_left(0)
     fifo.put(0, 0, 1)
-    for key in range(100, 117):
+    for key in range(100, 140):
         fifo.put(key, key, 1)
     assert fifo.get(0) == 0, "it was not the first to come of those that are here, but it came twice"
 

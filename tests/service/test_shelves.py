@@ -125,6 +125,9 @@ def test_files_are_sealed_and_no_backup_holds_them(house: House) -> None:
     keep(house, 0)
     (file,) = files_of(house)
     held = file.read_bytes()
+    file.with_name(file.name.replace(".0.", ".1.")).write_bytes(held)
+    assert not shelf_of(house).find(RECIPE, [passage(0, 1)]), "of another passage of the same entry"
+    file.with_name(file.name.replace(".0.", ".1.")).unlink()
     assert b"computed" not in held and len(held) == SEALED
     kernel = house.lethe.kernel
     vault: Any = kernel.vault
