@@ -47,6 +47,8 @@ from service.milvus import Collections
 from service.reader_server import READER_SERVER, ReaderServer
 from service.recall import Recaller
 from service.settings import Settings
+from service.shelf_store import ShelfStore
+from service.shelves import Shelves
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
 from service.tracing import set_up
 from service.work import Work
@@ -344,6 +346,17 @@ def find_collections(settings: Settings) -> Collections | None:
     )
 
 
+def make_shelves(settings: Settings, kernel: Kernel, indexes: Indexes) -> Shelves:
+    """Return where this process's reader keeps what it computed; nothing is kept for one elsewhere."""
+    return Shelves(
+        kernel,
+        indexes,
+        ram_bytes=settings.kv_ram_bytes,
+        disk_bytes=settings.kv_disk_bytes,
+        off=None if settings.engine_url is None else "the reader is in an engine, which keeps none",
+    )
+
+
 def build_engine(settings: Settings) -> tuple[Encoder, Reader, SwitchingReader | None]:
     """Return what an engine holds: encoder, reader, and the loader to be started."""
     store = ModelStore(settings.models_cache)
@@ -382,7 +395,8 @@ def build(
         kernel, encoder, Recipes.of(encoder), device=find_device(settings), collections=collections
     )
     # Sealed artifacts go with the journal, after the scan: until then they tell what to look for.
-    derived: tuple[Store, ...] = (IndexStore(indexes),)
+    shelves = make_shelves(settings, kernel, indexes)
+    derived: tuple[Store, ...] = (IndexStore(indexes), ShelfStore(shelves))
     engines: dict[str, Settle] = {}
     if collections is not None:
         derived += (CollectionStore(indexes, collections),)
@@ -407,6 +421,7 @@ def build(
         kernel=kernel,
         access=Access(kernel, vault.secret("api-keys"), DEFAULT_TENANT),
         indexes=indexes,
+        shelves=shelves,
         recaller=recaller,
         answerer=Answerer(kernel, recaller, reader),
         forgetting=forgetting,
