@@ -56,10 +56,15 @@ class Reader(Protocol):
     @property
     def name(self) -> str: ...
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
-        """Yield checked claims one by one as they are ready, and return the reading they make up."""
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+    ) -> Generator[Claim, None, Reading]:
+        """Yield checked claims one by one as they are ready, and return the reading they make up.
 
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+        What is made of whole passages may be taken from the shelf, the tenant's, and put there.
+        """
+
+    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return all claims, with confidence, tokens and timings."""
 
 

@@ -48,8 +48,8 @@ class Message:
 class Fenced:
     """A passage as the last message shows it: the fence before it, its text, the fence after it.
 
-    ``head`` is what the fence says of it; ``of`` is the passage whose whole text it is, ``None`` where it is a
-    part of one, or of several.
+    ``head`` is what the fence says of it; ``of`` is the passage whose whole text it is, ``None`` where it is
+    a part of one, or of several.
     """
 
     before: str
@@ -82,8 +82,8 @@ def build_prompt(
 ) -> Prompt:
     """Return the prompt for the evidence in its order; passage ``[n]`` is ``evidence[n - 1]``.
 
-    ``reserved`` are the chat template's tokens, which no text may bring in. ``mark`` is taken where no text has
-    it; else, and without one, it is drawn.
+    ``reserved`` are the chat template's tokens, which no text may bring in. ``mark`` is taken where no text
+    has it; else, and without one, it is drawn.
     """
     texts = [neutralise(piece.text, reserved) for piece in evidence]
     heads = [neutralise(_head(piece), reserved) for piece in evidence]
@@ -133,9 +133,7 @@ def before_fence(text: str, mark: str) -> str:
 
 def _fenced(mark: str, number: int, head: str, text: str, of: PassageId | None) -> Fenced:
     between = "" if number == 1 else "\n"
-    return Fenced(
-        between + open_fence(mark, number, head), text, f"\n</passage-{mark}>", head, of
-    )
+    return Fenced(between + open_fence(mark, number, head), text, f"\n</passage-{mark}>", head, of)
 
 
 def open_fence(mark: str, number: int, head: str) -> str:

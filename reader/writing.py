@@ -51,6 +51,7 @@ class Writer(Protocol):
     ) -> Generator[str, None, None]:
         """Yield all the text written so far, each time that there is more, which stands at its end.
 
-        What it makes of whole passages it may keep on the shelf. Closing this ends the work. ``spent`` is kept up to date meanwhile. Raises ``UnavailableError`` when
-        the model cannot run or be reached, or breaks off.
+        What it makes of whole passages it may keep on the shelf. Closing this ends the work. ``spent`` is
+        kept up to date meanwhile. Raises ``UnavailableError`` when the model cannot run or be reached, or
+        breaks off.
         """

@@ -423,7 +423,7 @@ def build(
         indexes=indexes,
         shelves=shelves,
         recaller=recaller,
-        answerer=Answerer(kernel, recaller, reader),
+        answerer=Answerer(kernel, recaller, reader, shelves),
         forgetting=forgetting,
         work=Work(kernel, indexes, forgetting, parser or _make_parser(settings), waker.wake),
         waker=waker,
