@@ -55,7 +55,7 @@ def lay_out(
 
     ``again`` tokens of each passage are read again; ``spare`` slots are left for an answer.
     """
-    sizes = [_size(one, again) for one in (prefix, *passages)]
+    sizes = [_size(one) for one in (prefix, *passages)]
     slots = Slots(shape, sum(-(-size // BLOCK) for size in sizes) + -(-(len(question) + spare) // BLOCK))
     tokens: list[int] = []
     places: list[torch.Tensor] = []
@@ -83,7 +83,8 @@ def lay_out(
             start = at
             held = slots.place(_spread(one.memory, start, shape.device), passage=number)
             place(one.memory, slots, held, rotary, start)
-            first = min(again, one.memory.length) if one.memory.offsets is None else 0
+            stands = number < 0 or one.memory.offsets is not None
+            first = 0 if stands else min(again, one.memory.length)
             if first:
                 places.append(held[:first])
                 positions.append(torch.arange(start, start + first, device=shape.device))
@@ -98,7 +99,7 @@ def lay_out(
     return Placed(slots, tokens, segment, at)
 
 
-def _size(passage: Passage, again: int) -> int:
+def _size(passage: Passage) -> int:
     return len(passage.header) + (len(passage.body) if passage.memory is None else passage.memory.kept)
 
 

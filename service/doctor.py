@@ -45,6 +45,7 @@ from service.wiring import (
     EXTRACTIVE,
     OPENAI,
     check_readers,
+    explain_no_memories,
     find_collections,
     find_device,
     load_engine_key,
@@ -276,7 +277,7 @@ def look_at_vectors(visit: Visit) -> Finding:
 def look_at_shelf(visit: Visit) -> Finding:
     """What is kept of passages on disk is no more than it may be."""
     settings = visit.settings
-    room = 0 if settings.engine_url is not None else settings.kv_disk_bytes
+    room = 0 if explain_no_memories(settings) else settings.kv_disk_bytes
     files = [path for path in (settings.data / SHELF_FOLDER).glob("*/*.kv") if path.is_file()]
     held = sum(path.stat().st_size for path in files)
     said = f"{len(files)} key/value memories in {held / 1e9:.1f} of {room / 1e9:.1f} GB"

@@ -510,7 +510,6 @@ class Lethe:
             "kv": self.shelves.measure(tenant_id),
             "embedder": self.indexes.encoder.space.model,
             "reader": self.answerer.reader.name,
-            "key_value_memories": "off",
             "hierarchy": self.recaller.hierarchy,
         }
 
