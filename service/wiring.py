@@ -221,7 +221,7 @@ def find_weights(folder: Path) -> tuple[Path, str]:
 
 
 def make_reader(
-    settings: Settings, store: ModelStore, encoder: Encoder, made: Made
+    settings: Settings, store: ModelStore, encoder: Encoder, made: Made | None = None
 ) -> tuple[Reader, SwitchingReader | None]:
     """Return the engine's reader where there is an engine, else one of this process with its loader."""
     if settings.engine_url is not None:
@@ -388,14 +388,12 @@ def make_shelves(settings: Settings, kernel: Kernel, indexes: Indexes) -> Shelve
 
 
 def explain_no_memories(settings: Settings) -> str | None:
-    """Say why nothing that a reader computes of passages is kept; ``None`` where it is."""
-    if list_local_readers(settings):
-        return None
+    """Say why nothing that a reader computes of passages can be kept; ``None`` where it can."""
     if settings.engine_url is not None:
         return "the reader is in an engine, which keeps none"
-    if OPENAI in {settings.reader, settings.reader_large}:
+    if OPENAI in {settings.reader, settings.reader_large} and not list_local_readers(settings):
         return "the reader is another server: keys and values are its own"
-    return "no language model reads"
+    return None
 
 
 def build_engine(settings: Settings) -> tuple[Encoder, Reader, SwitchingReader | None]:
