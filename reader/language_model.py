@@ -57,7 +57,7 @@ _NO_MARK = "00000000"
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class Text:
     """A passage's tokens: the fences before it, its text; and what is to be known of it to remember it."""
 
     header: Sequence[int]
@@ -66,11 +66,11 @@ class _Text:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
+class Cut:
     """A prompt's tokens: what all prompts of its mark begin with, passages, and what follows them."""
 
     opening: Sequence[int]
-    texts: Sequence[_Text]
+    texts: Sequence[Text]
     rest: Sequence[int]
 
     def tokens(self) -> list[int]:
@@ -148,7 +148,7 @@ class LanguageModelWriter:
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens the prompt has, those of the chat template among them."""
-        return len(self._cut(prompt).tokens())
+        return len(self.cut(prompt).tokens())
 
     def iter_text(
         self, prompt: Prompt, spent: Spent, shelf: Shelf | None = None
@@ -158,21 +158,22 @@ class LanguageModelWriter:
         Whole passages are taken from the shelf, or read once and put there. Raises ``UnavailableError`` when
         the model cannot run (out of memory).
         """
-        cut = self._cut(prompt)
+        cut = self.cut(prompt)
         if len(cut.tokens()) > self._most_prompt_tokens:
-            cut = _Cut((), (), cut.tokens()[-self._most_prompt_tokens :])
+            cut = Cut((), (), cut.tokens()[-self._most_prompt_tokens :])
         tokens: list[int] = []
         for new in self._iter_tokens(cut, prompt, spent, shelf):
             tokens += new
             yield self._tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
 
-    def _cut(self, prompt: Prompt) -> _Cut:
+    def cut(self, prompt: Prompt) -> Cut:
+        """Return a prompt's tokens, in the parts that are read and remembered each by itself."""
         before, after = self._frame(prompt)
         texts, fence = [], ""
         for passage in prompt.passages:
-            texts.append(_Text(self._ids(fence + passage.before), self._ids(passage.text), passage))
+            texts.append(Text(self.ids(fence + passage.before), self.ids(passage.text), passage))
             fence = passage.after
-        return _Cut(self._ids(before, first=True), texts, self._ids(fence + prompt.ask + after))
+        return Cut(self.ids(before, first=True), texts, self.ids(fence + prompt.ask + after))
 
     def _frame(self, prompt: Prompt) -> tuple[str, str]:
         """Return what the chat template puts before and after what the last message says."""
@@ -186,7 +187,7 @@ class LanguageModelWriter:
         before, _, after = whole.rpartition(stand_in)
         return before, after
 
-    def _ids(self, text: str, *, first: bool = False) -> list[int]:
+    def ids(self, text: str, *, first: bool = False) -> list[int]:
         """Return a text's tokens, with those that a text begins with where no template has put them there."""
         special = first and self._tokenizer.chat_template is None
         return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
@@ -223,7 +224,7 @@ class LanguageModelWriter:
         count = len(body) or len(opening.body)
         return take_out(placed.slots, self._rotary, placed.segment.places[-count:])
 
-    def _recall(self, texts: Sequence[_Text], prompt: Prompt, shelf: Shelf) -> dict[PassageId, PassageMemory]:
+    def _recall(self, texts: Sequence[Text], prompt: Prompt, shelf: Shelf) -> dict[PassageId, PassageMemory]:
         """Return what is remembered of whole passages, reading those that are not on the shelf."""
         wanted = {text.fenced.of: text for text in texts if text.fenced.of is not None and text.body}
         held = shelf.find(self._recipe, list(wanted))
@@ -237,15 +238,15 @@ class LanguageModelWriter:
                 memory = None
             if memory is None or memory.length != len(text.body):
                 # Read behind a prompt that is the same for all, whatever this process's mark is.
-                opening = self._ids(before.replace(prompt.mark, _NO_MARK), first=True)
-                header = self._ids(open_fence(_NO_MARK, 1, text.fenced.head))
+                opening = self.ids(before.replace(prompt.mark, _NO_MARK), first=True)
+                header = self.ids(open_fence(_NO_MARK, 1, text.fenced.head))
                 behind = Passage((), opening, self._read_opening(opening))
                 memory = compress(*self._read(behind, header, text.body))
                 shelf.keep(self._recipe, passage, memory.to_bytes())
             found[passage] = memory
         return found
 
-    def _lay_out(self, cut: _Cut, prompt: Prompt, shelf: Shelf | None) -> Placed:
+    def _lay_out(self, cut: Cut, prompt: Prompt, shelf: Shelf | None) -> Placed:
         remembered = {} if shelf is None else self._recall(cut.texts, prompt, shelf)
         passages = [
             Passage(text.header, text.body, remembered.get(text.fenced.of) if text.fenced.of else None)
@@ -262,7 +263,7 @@ class LanguageModelWriter:
         )
 
     def _iter_tokens(
-        self, cut: _Cut, prompt: Prompt, spent: Spent, shelf: Shelf | None
+        self, cut: Cut, prompt: Prompt, spent: Spent, shelf: Shelf | None
     ) -> Iterator[list[int]]:
         """Decode greedily; yield the tokens that each step of the model settled, without the end token.
 

@@ -16,8 +16,9 @@ from memory.errors import InvalidInputError
 from reader.attention.dense import Logits
 from reader.attention.function import run, windows_of
 from reader.attention.rotary import Rotary
-from reader.attention.slots import BLOCK, Segment, Shape, Slots, cut_tiles
+from reader.attention.slots import Segment, Shape
 from reader.passages import PassageMemory, compress
+from reader.placing import Passage, lay_out
 
 EXEMPT = 16
 """So many first tokens are always kept."""
@@ -53,7 +54,8 @@ def compact(
     model: Any,
     shape: Shape,
     rotary: Rotary,
-    prefix: Sequence[int],
+    opening: Passage,
+    header: Sequence[int],
     tokens: Sequence[int],
     asking: Sequence[int],
     *,
@@ -62,27 +64,27 @@ def compact(
 ) -> PassageMemory:
     """Return what is kept of a passage with ``kept`` of its tokens in each head.
 
-    ``asking`` is read behind it: its queries, and those of the passage's second half, say what is looked for.
-    Raises ``InvalidInputError`` for a model with sliding windows.
+    It is read behind ``opening`` and ``header``, and ``asking`` behind it: its queries, and those of the
+    passage's second half, say what is looked for. Raises ``InvalidInputError`` for a model with sliding
+    windows.
     """
     if any(window is not None for window in windows_of(model)):
         raise InvalidInputError("a model with sliding windows sees too little of a memory to compact it")
     if kept >= len(tokens):
         raise ValueError(f"{kept} of {len(tokens)} tokens are no fewer")
-    whole = [*prefix, *tokens, *asking]
-    slots = Slots(shape, -(-len(whole) // BLOCK))
-    positions = torch.arange(len(whole), device=shape.device)
-    segment = Segment(slots, 0, slots.place(positions), positions, cut_tiles([len(whole)], len(whole)))
-    listener = Listener()
-    run(model, whole, [segment], keep=1, router=listener)
-    own = slice(len(prefix), len(prefix) + len(tokens))
+    placed = lay_out(shape, rotary, opening, [], [*header, *tokens, *asking])
+    slots, listener = placed.slots, Listener()
+    run(model, placed.tokens, [placed.segment], keep=1, router=listener)
+    end = len(placed.tokens) - len(asking)
+    own = placed.segment.places[end - len(tokens) : end]
+    positions = slots.positions[own]
     keys, values, offsets, biases = [], [], [], []
     for layer, (queries, how) in sorted(listener.heard.items()):
-        asked = queries[:, :, len(prefix) + len(tokens) // 2 :].flatten(1, 2).float()
+        asked = queries[:, :, end - len(tokens) // 2 :].flatten(1, 2).float()
         here, meant = slots.keys[layer][:, own].float(), slots.values[layer][:, own].float()
         found = method(here, meant, asked, how, kept)
         spread = found.chosen[..., None].expand(-1, -1, here.shape[-1])
-        before = rotary.turn_back(here, positions[own], layer)
+        before = rotary.turn_back(here, positions, layer)
         keys.append(before.gather(1, spread))
         values.append(meant.gather(1, spread) if found.values is None else found.values)
         offsets.append(found.chosen)

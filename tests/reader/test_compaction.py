@@ -91,7 +91,17 @@ def test_all_but_one_token_is_nearly_all(family: str) -> None:
     whole = read(remember(model, shape, rotary, PREFIX, BODY))
     errors = []
     for kept in (149, 75, 30):
-        memory = compact(model, shape, rotary, PREFIX, BODY, draw(30, 23), method=match_attention, kept=kept)
+        memory = compact(
+            model,
+            shape,
+            rotary,
+            Passage((), PREFIX, None),
+            [],
+            BODY,
+            draw(30, 23),
+            method=match_attention,
+            kept=kept,
+        )
         back = from_bytes(memory.to_bytes(), shape.device)
         assert (back.kept, back.length) == (kept, 150)
         errors.append(float((read(back) - whole).abs().mean()))
@@ -105,11 +115,31 @@ def test_windows_are_not_compacted(family: str) -> None:
     """A layer that sees a window of a memory cannot be fitted to all of it: said, not done badly."""
     model = build(family)
     with pytest.raises(InvalidInputError):
-        compact(model, use_slots(model), Rotary(model), [], BODY, [1], method=match_attention, kept=20)
+        compact(
+            model,
+            use_slots(model),
+            Rotary(model),
+            Passage((), PREFIX, None),
+            [],
+            BODY,
+            [1],
+            method=match_attention,
+            kept=20,
+        )
 
 
 def test_keeping_everything_is_no_compaction() -> None:
     """As many tokens as there are is a mistake of the caller."""
     model = build("llama")
     with pytest.raises(ValueError, match="no fewer"):
-        compact(model, use_slots(model), Rotary(model), [], BODY, [1], method=match_attention, kept=len(BODY))
+        compact(
+            model,
+            use_slots(model),
+            Rotary(model),
+            Passage((), PREFIX, None),
+            [],
+            BODY,
+            [1],
+            method=match_attention,
+            kept=len(BODY),
+        )

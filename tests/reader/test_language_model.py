@@ -13,7 +13,7 @@ from memory.ledger import Recipe
 from memory.values import Evidence, PassageId
 from reader import checked
 from reader.checked import CheckedReader
-from reader.language_model import READ_AGAIN, LanguageModelWriter, _Cut, best_dtype, load_language_model
+from reader.language_model import READ_AGAIN, Cut, LanguageModelWriter, best_dtype, load_language_model
 from reader.prompt import Prompt
 from reader.writing import Spent
 from tests.reader.tiny import END_ID, START_ID, ToldModel, tiny_model, tiny_tokenizer
@@ -41,7 +41,7 @@ def test_decoding_equals_generate(kind, seed):
     ids = tokenizer("abcabcabcabc harbour harbour har", add_special_tokens=False)["input_ids"]
 
     prompt = Prompt((), "m4rk")
-    steps = writer._iter_tokens(_Cut((), (), ids), prompt, Spent(), None)
+    steps = writer._iter_tokens(Cut((), (), ids), prompt, Spent(), None)
     ours = [token for step in steps for token in step]
 
     model.set_attn_implementation("sdpa")
