@@ -5,14 +5,26 @@ Each is small; a second backend is a second small class, run through the same co
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence, Set
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from memory.values import Claim, Content, EntryId, Evidence, JsonValue, Parsed, Reading, Space, TenantId
+from memory.ledger import Recipe
+from memory.values import (
+    Claim,
+    Content,
+    EntryId,
+    Evidence,
+    JsonValue,
+    Parsed,
+    PassageId,
+    Reading,
+    Space,
+    TenantId,
+)
 
 Vectors = npt.NDArray[np.float32]
 """Unit rows, shape (rows, dimension)."""
@@ -44,10 +56,15 @@ class Reader(Protocol):
     @property
     def name(self) -> str: ...
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
-        """Yield checked claims one by one as they are ready, and return the reading they make up."""
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+    ) -> Generator[Claim, None, Reading]:
+        """Yield checked claims one by one as they are ready, and return the reading they make up.
 
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+        What is made of whole passages may be taken from the shelf, the tenant's, and put there.
+        """
+
+    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return all claims, with confidence, tokens and timings."""
 
 
@@ -62,6 +79,22 @@ class Engine(Protocol):
 
     def iter_lines(self, route: str, body: bytes) -> Generator[bytes, None, None]:
         """Yield the lines of a reply as they come; closing the generator ends the request."""
+
+
+class Shelf(Protocol):
+    """Keeps what a reader computed of passages of one tenant, its key/value memories for one.
+
+    All of it is a cache: any of it may be gone at any time, which costs only the time to compute it again.
+    A payload is opaque, and must follow from the passage and the recipe alone: the recipe's parameters name
+    all else that shapes it (model digest, numeric class, prefix, layout), its version the code. Safe to share
+    between threads. Never to be called while the fence is held, which both methods take.
+    """
+
+    def find(self, recipe: Recipe, passages: Collection[PassageId]) -> Mapping[PassageId, bytes]:
+        """Return those that are held, and may be read now. Raise ``UnavailableError`` like any read."""
+
+    def keep(self, recipe: Recipe, passage: PassageId, payload: bytes) -> None:
+        """Keep what was computed, unless there is no room for it or the passage was forgotten meanwhile."""
 
 
 class Store(Protocol):
@@ -86,4 +119,4 @@ class Store(Protocol):
         """Say whether a file, relative to the data folder, is this store's."""
 
 
-__all__ = ["Encoder", "Engine", "EntryId", "Parser", "Reader", "Store", "Vectors"]
+__all__ = ["Encoder", "Engine", "EntryId", "Parser", "Reader", "Recipe", "Shelf", "Store", "Vectors"]

@@ -125,7 +125,10 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A passage handed to a reader. ``probability`` is recall's belief that it matters, 0..1."""
+    """A passage handed to a reader. ``probability`` is recall's belief that it matters, 0..1.
+
+    ``is_whole`` says that ``text`` is the passage's whole text, and nothing beside it.
+    """
 
     passage_id: PassageId
     text: str
@@ -133,6 +136,7 @@ class Evidence:
     heading: tuple[str, ...] = ()
     occurred_at: datetime | None = None
     probability: float = 0.0
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

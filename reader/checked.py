@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from memory.ports import Encoder
+from memory.ports import Encoder, Shelf
 from memory.values import Citation, Claim, Evidence, Reading
 from reader.answerability import ABSTAIN_BELOW, answerability
 from reader.check import check_claim
@@ -67,31 +67,38 @@ class CheckedReader:
     def name(self) -> str:
         return self._writer.name
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+    ) -> Generator[Claim, None, Reading]:
         """Yield each claim, checked, as soon as its sentence is written; return the reading.
 
         Closing this ends the writing. Raises what the writer raises, ``UnavailableError`` for one.
         """
         run = _Run()
         claims: list[Claim] = []
-        with closing(self._claims(question, evidence, run)) as checked:
+        with closing(self._claims(question, evidence, run, shelf)) as checked:
             for claim in checked:
                 claims.append(claim)
                 yield claim
         return self._reading(claims, run)
 
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return all claims. Unsupported ones are among them with their reason; they are no answer.
 
         ``confidence`` is the estimated probability that the evidence holds the answer, times the share of
         the model's sentences that the evidence carries. Raises as ``iter_claims`` does.
         """
         run = _Run()
-        return self._reading(list(self._claims(question, evidence, run)), run)
+        return self._reading(list(self._claims(question, evidence, run, shelf)), run)
 
     def _reading(self, claims: Sequence[Claim], run: _Run) -> Reading:
         carried = sum(claim.supported for claim in claims) / max(1, len(claims))
-        tokens = {"prompt": run.spent.prompt_tokens, "completion": run.spent.completion_tokens}
+        spent = run.spent
+        tokens = {
+            "prompt": spent.prompt_tokens,
+            "read": spent.read_tokens,
+            "completion": spent.completion_tokens,
+        }
         return Reading(
             tuple(claims),
             confidence=run.chance * carried if claims else min(run.chance, self._abstain_below),
@@ -105,7 +112,9 @@ class CheckedReader:
             },
         )
 
-    def _claims(self, question: str, evidence: Sequence[Evidence], run: _Run) -> Generator[Claim, None, None]:
+    def _claims(
+        self, question: str, evidence: Sequence[Evidence], run: _Run, shelf: Shelf | None
+    ) -> Generator[Claim, None, None]:
         started = time.perf_counter()
         ranked = rank_sentences(question, evidence, self._encoder)
         run.chance = answerability(ranked)
@@ -115,7 +124,7 @@ class CheckedReader:
         best = list(dict.fromkeys(candidate.sentence.index for candidate in ranked))[:READ_PASSAGES]
         prompt, shown = self._fit(question, evidence, best)
         refused = answered = False
-        with closing(self._drafts(prompt, run.spent)) as drafts:
+        with closing(self._drafts(prompt, run.spent, shelf)) as drafts:
             for draft in drafts:
                 started = time.perf_counter()
                 if is_refusal(draft.text):
@@ -140,24 +149,28 @@ class CheckedReader:
         writer = self._writer
         for count in range(len(best), 0, -1):
             shown = best[:count][::-1]
-            prompt = build_prompt(question, [evidence[n] for n in shown], self._draw_mark, writer.reserved)
+            prompt = self._build(question, [evidence[n] for n in shown])
             if writer.count_tokens(prompt) <= writer.most_prompt_tokens:
                 return prompt, shown
         first = evidence[best[0]]
         length = len(first.text)
         while length and writer.count_tokens(prompt) > writer.most_prompt_tokens:
             length = length * 3 // 4
-            cut = replace(first, text=first.text[:length])
-            prompt = build_prompt(question, [cut], self._draw_mark, writer.reserved)
+            cut = replace(first, text=first.text[:length], is_whole=False)
+            prompt = self._build(question, [cut])
         return prompt, best[:1]
 
-    def _drafts(self, prompt: Prompt, spent: Spent) -> Generator[Draft, None, None]:
+    def _build(self, question: str, evidence: Sequence[Evidence]) -> Prompt:
+        writer = self._writer
+        return build_prompt(question, evidence, self._draw_mark, writer.reserved, mark=writer.mark)
+
+    def _drafts(self, prompt: Prompt, spent: Spent, shelf: Shelf | None) -> Generator[Draft, None, None]:
         """Yield sentences as they are written, until the model ends, repeats itself, or has said enough."""
         splitter = DraftSplitter()
         said: set[str] = set()
         fed = 0
         whole = ""
-        with closing(self._writer.iter_text(prompt, spent)) as texts:
+        with closing(self._writer.iter_text(prompt, spent, shelf)) as texts:
             for whole in texts:
                 sure = before_fence(whole, prompt.mark)
                 drafts = splitter.feed(sure[fed:])

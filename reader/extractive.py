@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 
-from memory.ports import Encoder
+from memory.ports import Encoder, Shelf
 from memory.values import Claim, Evidence, Reading
 from reader.answerability import ABSTAIN_BELOW, answerability
 from reader.ranking import ScoredSentence, rank_sentences
@@ -31,13 +31,15 @@ class ExtractiveReader:
     def name(self) -> str:
         return "extractive"
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+    ) -> Generator[Claim, None, Reading]:
         """Yield the claims of ``read``, and return its reading."""
-        reading = self.read(question, evidence)
+        reading = self.read(question, evidence, shelf)
         yield from reading.claims
         return reading
 
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return up to three sentences, best first; none when the evidence hardly speaks of the question.
 
         ``confidence`` is the estimated probability that the evidence holds the answer.

@@ -16,7 +16,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from memory.errors import UnavailableError
-from memory.ports import Engine
+from memory.ports import Engine, Shelf
 from reader.prompt import Message, Prompt
 from reader.writing import Spent
 
@@ -110,6 +110,11 @@ class OpenAIWriter:
         """What chat templates are known to use."""
         return RESERVED
 
+    @property
+    def mark(self) -> None:
+        """A new one each time: what the server keeps of prompts is its own matter."""
+        return None
+
     def count_tokens(self, prompt: Prompt) -> int:
         """Return an estimate, rather too high: the server's tokenizer is not here."""
         return sum(
@@ -121,7 +126,9 @@ class OpenAIWriter:
         with closing(self.iter_text(_PROBE, Spent())) as texts:
             next(texts, None)
 
-    def iter_text(self, prompt: Prompt, spent: Spent) -> Generator[str, None, None]:
+    def iter_text(
+        self, prompt: Prompt, spent: Spent, shelf: Shelf | None = None
+    ) -> Generator[str, None, None]:
         """Yield all the text written so far, as it comes; closing this ends the request.
 
         Tokens are the server's count, not known before it tells, and it tells at the end. Raises

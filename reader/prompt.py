@@ -45,34 +45,65 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Fenced:
+    """A passage as the last message shows it: the fence before it, its text, the fence after it.
+
+    ``head`` is what the fence says of it; ``of`` is the passage whose whole text it is, ``None`` where it is
+    a part of one, or of several.
+    """
+
+    before: str
+    text: str
+    after: str
+    head: str
+    of: PassageId | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
-    """The messages, and the mark that fences the evidence."""
+    """The messages, and the mark that fences the evidence.
+
+    The last message is ``passages`` one after another, and ``ask``.
+    """
 
     messages: tuple[Message, ...]
     mark: str
+    passages: tuple[Fenced, ...] = ()
+    ask: str = ""
 
 
 def build_prompt(
-    question: str, evidence: Sequence[Evidence], draw_mark: Callable[[], str], reserved: Sequence[str] = ()
+    question: str,
+    evidence: Sequence[Evidence],
+    draw_mark: Callable[[], str],
+    reserved: Sequence[str] = (),
+    *,
+    mark: str | None = None,
 ) -> Prompt:
     """Return the prompt for the evidence in its order; passage ``[n]`` is ``evidence[n - 1]``.
 
-    ``reserved`` are the chat template's tokens, which no text may bring in.
+    ``reserved`` are the chat template's tokens, which no text may bring in. ``mark`` is taken where no text
+    has it; else, and without one, it is drawn.
     """
     texts = [neutralise(piece.text, reserved) for piece in evidence]
     heads = [neutralise(_head(piece), reserved) for piece in evidence]
     question = neutralise(question, reserved).strip()
-    mark = draw_mark()
+    mark = mark or draw_mark()
     while any(mark in text for text in (question, *heads, *texts)):
         mark = draw_mark()
     messages = [Message("system", _INSTRUCTIONS.format(mark=mark))]
-    shown = _fenced(mark, [_head(piece) for piece in _EXAMPLE], [piece.text for piece in _EXAMPLE])
+    shown = "".join(_show(_fenced(mark, n, _head(one), one.text, None)) for n, one in enumerate(_EXAMPLE, 1))
     for asked, answer in _ANSWERED:
         messages.append(Message("user", (shown + _ASK.format(question=asked)).lstrip()))
         messages.append(Message("assistant", answer))
         shown = ""
-    messages.append(Message("user", _fenced(mark, heads, texts) + _ASK.format(question=question)))
-    return Prompt(tuple(messages), mark)
+    passages = tuple(
+        _fenced(mark, number, head, text, piece.passage_id if piece.is_whole else None)
+        for number, (head, text, piece) in enumerate(zip(heads, texts, evidence, strict=True), start=1)
+    )
+    ask = _ASK.format(question=question)
+    messages.append(Message("user", "".join(map(_show, passages)) + ask))
+    return Prompt(tuple(messages), mark, passages, ask)
 
 
 def draw_mark() -> str:
@@ -100,11 +131,18 @@ def before_fence(text: str, mark: str) -> str:
     return text if opened < 0 else text[:opened]
 
 
-def _fenced(mark: str, heads: Sequence[str], texts: Sequence[str]) -> str:
-    return "\n".join(
-        f'<passage-{mark} n="{number}"{head}>\n{text}\n</passage-{mark}>'
-        for number, (head, text) in enumerate(zip(heads, texts, strict=True), start=1)
-    )
+def _fenced(mark: str, number: int, head: str, text: str, of: PassageId | None) -> Fenced:
+    between = "" if number == 1 else "\n"
+    return Fenced(between + open_fence(mark, number, head), text, f"\n</passage-{mark}>", head, of)
+
+
+def open_fence(mark: str, number: int, head: str) -> str:
+    """Return the line before a passage."""
+    return f'<passage-{mark} n="{number}"{head}>\n'
+
+
+def _show(passage: Fenced) -> str:
+    return passage.before + passage.text + passage.after
 
 
 def _head(piece: Evidence) -> str:

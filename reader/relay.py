@@ -13,7 +13,7 @@ from typing import TypeVar
 import structlog
 
 from memory.errors import UnavailableError
-from memory.ports import Reader
+from memory.ports import Reader, Shelf
 from memory.values import Claim, Evidence, Reading
 
 HAND_OVER_BELOW = 0.6
@@ -43,17 +43,19 @@ class RelayReader:
         """Both names; ``Reading.reader`` says whose a reading is."""
         return f"{self._small.name}, then {self._large.name}"
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+    ) -> Generator[Claim, None, Reading]:
         """Yield the claims of the one whose reading is taken: the small one's at once, when it has read all.
 
         Raises ``UnavailableError`` when the large one fails after its first claim is out.
         """
-        first = self._small.read(question, evidence)
+        first = self._small.read(question, evidence, shelf)
         if self._is_sure(first):
             yield from first.claims
             return first
         begun = False
-        with closing(self._large.iter_claims(question, evidence)) as claims:
+        with closing(self._large.iter_claims(question, evidence, shelf)) as claims:
             try:
                 while True:
                     claim = next(claims)
@@ -68,16 +70,16 @@ class RelayReader:
         yield from first.claims
         return first
 
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return the small reader's reading when it is sure, else the large one's with the cost of both.
 
         What the small one spent then stands under ``small_…`` in tokens and times.
         """
-        first = self._small.read(question, evidence)
+        first = self._small.read(question, evidence, shelf)
         if self._is_sure(first):
             return first
         try:
-            return _with_cost_of(first, self._large.read(question, evidence))
+            return _with_cost_of(first, self._large.read(question, evidence, shelf))
         except UnavailableError as error:
             _tell(error)
             return first

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from memory.errors import CorruptionError, UnavailableError
-from memory.ports import Engine
+from memory.ports import Engine, Shelf
 from memory.values import Claim, Evidence, Reading
 from reader.wire import ClaimLine, ErrorLine, ReadingLine, ReadRequest, parse_line, request_to_json
 
@@ -26,7 +26,9 @@ class RemoteReader:
         """The name of the reader that read last: the engine may still be loading its language model."""
         return self._name
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+    ) -> Generator[Claim, None, Reading]:
         """Yield each claim as the engine sends it; closing this ends the reading there.
 
         Raises ``UnavailableError`` when the engine cannot be reached, is busy, fails or breaks off.
@@ -44,9 +46,9 @@ class RemoteReader:
                         raise UnavailableError(f"the engine failed while reading: {problem.get('detail')}")
         raise UnavailableError("the engine broke the reading off")
 
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return the whole reading; raises as ``iter_claims`` does."""
-        claims = self.iter_claims(question, evidence)
+        claims = self.iter_claims(question, evidence, shelf)
         while True:
             try:
                 next(claims)

@@ -13,7 +13,7 @@ from contextlib import closing
 import structlog
 
 from memory.errors import LetheError, UnavailableError
-from memory.ports import Reader
+from memory.ports import Reader, Shelf
 from memory.values import Claim, Evidence, Reading
 
 _log = structlog.get_logger(__name__)
@@ -49,11 +49,13 @@ class SwitchingReader:
         """The name of the reader that would answer now."""
         return (self._loaded or self._ready).name
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+    ) -> Generator[Claim, None, Reading]:
         """Yield the claims of the reader that answers; once one is out, the other no longer steps in."""
         if self._loaded is not None:
             begun = False
-            with closing(self._loaded.iter_claims(question, evidence)) as claims:
+            with closing(self._loaded.iter_claims(question, evidence, shelf)) as claims:
                 try:
                     while True:
                         claim = next(claims)
@@ -66,16 +68,16 @@ class SwitchingReader:
                     if begun:
                         raise
                     self._step_in(error)
-        return (yield from self._ready.iter_claims(question, evidence))
+        return (yield from self._ready.iter_claims(question, evidence, shelf))
 
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return the loaded reader's reading when it can, else the other's; ``Reading.reader`` says whose."""
         if self._loaded is not None:
             try:
-                return self._loaded.read(question, evidence)
+                return self._loaded.read(question, evidence, shelf)
             except UnavailableError as error:
                 self._step_in(error)
-        return self._ready.read(question, evidence)
+        return self._ready.read(question, evidence, shelf)
 
     def _step_in(self, error: UnavailableError) -> None:
         """Log why the reader that is there answers; readers word their errors without contents."""

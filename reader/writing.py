@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from memory.ports import Shelf
 from reader.prompt import Prompt
 
 
@@ -18,6 +19,8 @@ class Spent:
 
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
+    read_tokens: int | None = None
+    """Of the prompt's tokens those that had to be read: the rest was remembered."""
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
 
@@ -36,12 +39,19 @@ class Writer(Protocol):
     def reserved(self) -> Sequence[str]:
         """What a chat template would take for its own: no text may bring it in."""
 
+    @property
+    def mark(self) -> str | None:
+        """The mark of prompts whose beginning it has read already; ``None`` for a new one each time."""
+
     def count_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens a prompt has, or an estimate rather too high."""
 
-    def iter_text(self, prompt: Prompt, spent: Spent) -> Generator[str, None, None]:
+    def iter_text(
+        self, prompt: Prompt, spent: Spent, shelf: Shelf | None = None
+    ) -> Generator[str, None, None]:
         """Yield all the text written so far, each time that there is more, which stands at its end.
 
-        Closing this ends the work. ``spent`` is kept up to date meanwhile. Raises ``UnavailableError`` when
-        the model cannot run or be reached, or breaks off.
+        What it makes of whole passages it may keep on the shelf. Closing this ends the work. ``spent`` is
+        kept up to date meanwhile. Raises ``UnavailableError`` when the model cannot run or be reached, or
+        breaks off.
         """

@@ -12,6 +12,7 @@ from memory.ports import Reader
 from memory.values import Citation, EntryId, Evidence, JsonValue, Parsed, Reading, TenantId
 from retrieval.pack import Candidate, pack
 from service.recall import HEADING_SEPARATOR, Recaller
+from service.shelves import Shelves
 from service.views import AnswerCitation, AnswerClaim, Answered, Recalled, RecallHit
 
 EVIDENCE_CHARACTERS = 9_000
@@ -21,10 +22,11 @@ EVIDENCE_CHARACTERS = 9_000
 class Answerer:
     """Answers questions from recalled evidence through a reader."""
 
-    def __init__(self, kernel: Kernel, recaller: Recaller, reader: Reader) -> None:
+    def __init__(self, kernel: Kernel, recaller: Recaller, reader: Reader, shelves: Shelves) -> None:
         self.kernel = kernel
         self.recaller = recaller
         self.reader = reader
+        self.shelves = shelves
 
     def answer(
         self,
@@ -38,7 +40,8 @@ class Answerer:
         """Return the checked answer, or an abstention."""
         recalled, stretches = self._gather(tenant_id, query, limit, filter, as_of)
         started = time.perf_counter()
-        reading = self.reader.read(query, [stretch.evidence for stretch in stretches])
+        evidence = [stretch.evidence for stretch in stretches]
+        reading = self.reader.read(query, evidence, self.shelves.of(tenant_id))
         return _compose(recalled, stretches, reading, {"read": _since(started)})
 
     def iter_answer(
@@ -53,7 +56,8 @@ class Answerer:
         """Yield one answer per supported claim as it is ready, then the whole one."""
         recalled, stretches = self._gather(tenant_id, query, limit, filter, as_of)
         started = time.perf_counter()
-        claims = self.reader.iter_claims(query, [stretch.evidence for stretch in stretches])
+        evidence = [stretch.evidence for stretch in stretches]
+        claims = self.reader.iter_claims(query, evidence, self.shelves.of(tenant_id))
         while True:
             try:
                 claim = next(claims)
@@ -113,7 +117,13 @@ def pack_hits(hits: Sequence[RecallHit], texts: Mapping[EntryId, Parsed]) -> lis
         best = hits[packed.keys[0]]
         heading = tuple(best.span.heading.split(HEADING_SEPARATOR)) if best.span.heading else ()
         evidence = Evidence(
-            best.passage_id, packed.text, best.title, heading, best.occurred_at, packed.probability
+            best.passage_id,
+            packed.text,
+            best.title,
+            heading,
+            best.occurred_at,
+            packed.probability,
+            is_whole=len(packed.keys) == 1,
         )
         stretches.append(Stretch(evidence, packed.start, tuple(joined)))
     return stretches

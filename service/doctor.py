@@ -38,11 +38,14 @@ from service.index import INDEX_FOLDER
 from service.index_store import IndexStore
 from service.published import CATALOG, COLLECTION, ENGINE
 from service.settings import Settings
+from service.shelf_files import SHELF_FOLDER
+from service.shelf_store import ShelfStore
 from service.stores import ArtifactStore, ControlFiles, JournalStore, KeyStore
 from service.wiring import (
     EXTRACTIVE,
     OPENAI,
     check_readers,
+    explain_no_memories,
     find_collections,
     find_device,
     load_engine_key,
@@ -54,7 +57,7 @@ from service.wiring import (
 from unlearning.forget import find_unowned
 
 State = Literal["ok", "warning", "broken"]
-OWNERS = (JournalStore, ArtifactStore, KeyStore, ControlFiles, IndexStore)
+OWNERS = (JournalStore, ArtifactStore, KeyStore, ControlFiles, IndexStore, ShelfStore)
 LEAST_FREE_BYTES = 256 << 20
 SPARSE_FREE_BYTES = 2 << 30
 LATE_CERTIFICATE_SECONDS = 900
@@ -271,6 +274,18 @@ def look_at_vectors(visit: Visit) -> Finding:
     return Finding("ok", f"Milvus {version} answers, {len(named)} collections are whole")
 
 
+def look_at_shelf(visit: Visit) -> Finding:
+    """What is kept of passages on disk is no more than it may be."""
+    settings = visit.settings
+    room = 0 if explain_no_memories(settings) else settings.kv_disk_bytes
+    files = [path for path in (settings.data / SHELF_FOLDER).glob("*/*.kv") if path.is_file()]
+    held = sum(path.stat().st_size for path in files)
+    said = f"{len(files)} key/value memories in {held / 1e9:.1f} of {room / 1e9:.1f} GB"
+    if 4 * held > 5 * room:
+        return Finding("warning", said, "the next start of a process that serves deletes those least used")
+    return Finding("ok", said)
+
+
 def look_at_port(visit: Visit) -> Finding:
     """The port is free, or Lethe's own."""
     host, port = visit.settings.host, visit.settings.port
@@ -351,6 +366,7 @@ CHECKS: Mapping[str, Callable[[Visit], Finding]] = {
     "models": look_at_models,
     "reader": look_at_reader,
     "vectors": look_at_vectors,
+    "shelf": look_at_shelf,
     "port": look_at_port,
     "files": look_at_files,
     "leases": look_at_leases,

@@ -20,6 +20,7 @@ from memory.errors import LetheError
 from memory.kernel import Kernel
 from memory.tables import forgets, jobs
 from service.index import Indexes
+from service.shelves import Shelves
 
 STANDING = ("queued", "running", "failed")
 
@@ -29,9 +30,10 @@ log = structlog.get_logger()
 class Gauges(Collector):
     """Reads the gauges of one service."""
 
-    def __init__(self, kernel: Kernel, indexes: Indexes) -> None:
+    def __init__(self, kernel: Kernel, indexes: Indexes, shelves: Shelves) -> None:
         self.kernel = kernel
         self.indexes = indexes
+        self.shelves = shelves
 
     def describe(self) -> list[GaugeMetricFamily]:
         """Nothing is looked up to be registered."""
@@ -49,6 +51,7 @@ class Gauges(Collector):
         yield up
         yield from found
         yield self._measure_index()
+        yield self._measure_shelves()
 
     def _iter_jobs(self) -> Iterator[GaugeMetricFamily]:
         now = self.kernel.clock()
@@ -103,9 +106,15 @@ class Gauges(Collector):
         )
         return size
 
+    def _measure_shelves(self) -> GaugeMetricFamily:
+        size = GaugeMetricFamily("lethe_kv_bytes", "Size of key/value memories by tier", labels=("tier",))
+        size.add_metric(("ram",), self.shelves.ram_bytes)
+        size.add_metric(("disk",), sum(nbytes for *_, nbytes in _iter_sizes(self.shelves.files.folder)))
+        return size
+
 
 def _iter_sizes(root: Path) -> Iterator[tuple[Path, Path, int]]:
-    """Yield (tenant's folder, file, bytes) under the index folder; files may go meanwhile."""
+    """Yield (tenant's folder, file, bytes) under a folder of tenants' folders; files may go meanwhile."""
     for folder in root.glob("*"):
         for path in folder.rglob("*"):
             try:

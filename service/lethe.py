@@ -38,6 +38,7 @@ from service.listing import list_sources
 from service.recall import Recaller
 from service.remember import remember, view_job
 from service.repeating import Repeating
+from service.shelves import Shelves
 from service.views import (
     Answered,
     ForgetView,
@@ -80,6 +81,7 @@ class Lethe:
     kernel: Kernel
     access: Access
     indexes: Indexes
+    shelves: Shelves
     recaller: Recaller
     answerer: Answerer
     forgetting: Forgetting
@@ -113,6 +115,7 @@ class Lethe:
             self._destroy_keys(self._find_orphan_keys())
         self.indexes.presence.start()
         self.indexes.open_all()
+        self.shelves.open()
         self._stopping = False
         self.work.leases.open()
         self.waker.start(self.work.run_next, self.kernel.jobs.list_due)
@@ -228,7 +231,7 @@ class Lethe:
 
     def render_metrics(self) -> bytes:
         """Return this process's metrics in Prometheus' text format."""
-        return render(Gauges(self.kernel, self.indexes))
+        return render(Gauges(self.kernel, self.indexes, self.shelves))
 
     def authenticate(self, key: str) -> Principal:
         """Return who a key belongs to."""
@@ -504,9 +507,9 @@ class Lethe:
             "certificates": certified or 0,
             "certificate_key": self.forgetting.signing_key.public_key.hex(),
             "vectors_searched_in": self.indexes.name_searching(tenant_id),
+            "kv": self.shelves.measure(tenant_id),
             "embedder": self.indexes.encoder.space.model,
             "reader": self.answerer.reader.name,
-            "key_value_memories": "off",
             "hierarchy": self.recaller.hierarchy,
         }
 

@@ -21,6 +21,9 @@ certificate_seconds = Histogram(
 )
 jobs_total = Counter("lethe_jobs_total", "Jobs that ended", ("kind", "status"))
 passages_total = Counter("lethe_passages_total", "Passages indexed")
+kv_lookups_total = Counter(
+    "lethe_kv_lookups_total", "Key/value memories asked for, by where they were", ("tier",)
+)
 
 
 def observe_stages(use_case: str, timings_ms: dict[str, float]) -> None:

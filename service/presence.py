@@ -1,7 +1,8 @@
 """Who searches: the processes that have a tenant's index open, and how new what they hold is.
 
-A forget is certified when no living process holds an index from before it. A process that did not renew its
-presence in time counts as ended: its files are deleted, and should it wake up again it opens everything anew.
+A forget is certified when no living process holds an index from before it, nor in memory anything else that
+was made of an entry: its holders let go before it says so. A process that did not renew its presence in time
+counts as ended: its files are deleted, and should it wake up again it opens everything anew.
 Where a database belongs to one process alone, there is nobody to tell.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -23,12 +25,23 @@ FARTHEST_US = 240_000_000
 """No presence lasts longer ahead, not even by the clock of another host that is minutes ahead."""
 
 
+class Holder(Protocol):
+    """Something of this process that holds in memory what was made of entries."""
+
+    def let_go(self, tenant_id: TenantId) -> None:
+        """Drop what is denied by now."""
+
+    def let_go_of_all(self) -> None:
+        """Drop everything."""
+
+
 class Presence:
     """This process's entries in the table of searchers."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.process = secrets.token_hex(8)
+        self.holders: list[Holder] = []
         self._renewed_at = time.monotonic()
         self._renewing: Repeating | None = None
 
@@ -75,7 +88,9 @@ class Presence:
         return epoch
 
     def hold(self, tenant_id: TenantId, epoch: int) -> None:
-        """Say that nothing older than an epoch is held of a tenant any more."""
+        """Let go of what was denied, then say that nothing older than an epoch is held of a tenant."""
+        for holder in self.holders:
+            holder.let_go(tenant_id)
         if self.is_told:
             mine = (searchers.c.process == self.process) & (searchers.c.tenant_id == tenant_id)
             with self.kernel.database.write() as connection:
@@ -96,7 +111,9 @@ class Presence:
         self._renewed_at = now
 
     def leave(self) -> None:
-        """Say that this process holds nothing any more."""
+        """Let go of everything, and say that this process holds nothing any more."""
+        for holder in self.holders:
+            holder.let_go_of_all()
         if self.is_told:
             with self.kernel.database.write() as connection:
                 connection.execute(searchers.delete().where(searchers.c.process == self.process))

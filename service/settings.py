@@ -132,6 +132,14 @@ class Settings(BaseSettings):
     stop_seconds: float = Field(
         default=30, ge=0, description="how long running jobs may take to finish; then they are given back"
     )
+    kv_ram_bytes: int = Field(
+        default=1 << 30,
+        ge=0,
+        description="memory for what the reader computed of passages, in each process that reads; 0: none",
+    )
+    kv_disk_bytes: int = Field(
+        default=1 << 30, ge=0, description="the same on disk, sealed, of all processes together; 0: none"
+    )
     torch_threads: int | None = Field(
         default=None, description="CPU threads of the models; default: torch's own choice"
     )

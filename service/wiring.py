@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from memory.errors import ConflictError, CorruptionError, InvalidInputError, Not
 from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
+from memory.ledger import Recipe
 from memory.ports import Encoder, Parser, Reader, Store
 from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
@@ -47,6 +48,8 @@ from service.milvus import Collections
 from service.reader_server import READER_SERVER, ReaderServer
 from service.recall import Recaller
 from service.settings import Settings
+from service.shelf_store import ShelfStore
+from service.shelves import Shelves
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
 from service.tracing import set_up
 from service.work import Work
@@ -55,6 +58,7 @@ from unlearning.certificate import SigningKey
 from unlearning.forget import Purge, Settle
 
 EXTRACTIVE = "extractive"
+Made = Callable[[Recipe], None]
 OPENAI = "openai"
 LEAST_KEY_CHARACTERS = 16
 DEFAULT_TENANT = TenantId("default")
@@ -217,26 +221,29 @@ def find_weights(folder: Path) -> tuple[Path, str]:
 
 
 def make_reader(
-    settings: Settings, store: ModelStore, encoder: Encoder
+    settings: Settings, store: ModelStore, encoder: Encoder, made: Made | None = None
 ) -> tuple[Reader, SwitchingReader | None]:
     """Return the engine's reader where there is an engine, else one of this process with its loader."""
     if settings.engine_url is not None:
         engine = EngineConnection(settings.engine_url, load_engine_key(settings))
         return RemoteReader(engine, name=engine.wait().reader), None
-    return make_local_reader(settings, store, encoder)
+    return make_local_reader(settings, store, encoder, made)
 
 
 def make_local_reader(
-    settings: Settings, store: ModelStore, encoder: Encoder
+    settings: Settings, store: ModelStore, encoder: Encoder, made: Made | None = None
 ) -> tuple[Reader, SwitchingReader | None]:
-    """Return the reader, and the loader to be started when a language model is to take over."""
+    """Return the reader, and the loader to be started when a language model is to take over.
+
+    ``made`` is told by what each language model of this process makes memories of passages.
+    """
     check_readers(settings)
     extractive = ExtractiveReader(encoder)
     small: Reader = extractive
     loader: SwitchingReader | None = None
     if settings.reader != EXTRACTIVE:
         small = loader = SwitchingReader(
-            extractive, partial(load_reader, settings.reader, settings, store, encoder)
+            extractive, partial(load_reader, settings.reader, settings, store, encoder, made)
         )
     large = settings.reader_large
     if large is None:
@@ -245,7 +252,7 @@ def make_local_reader(
     def load_relay() -> Reader:
         if loader is not None:
             loader.start()
-        return RelayReader(small, load_reader(large, settings, store, encoder))
+        return RelayReader(small, load_reader(large, settings, store, encoder, made))
 
     relay = SwitchingReader(small, load_relay)
     return relay, relay
@@ -286,7 +293,9 @@ def open_remote_writer(settings: Settings, server: ReaderServer) -> OpenAIWriter
     return writer
 
 
-def load_reader(name: str, settings: Settings, store: ModelStore, encoder: Encoder) -> Reader:
+def load_reader(
+    name: str, settings: Settings, store: ModelStore, encoder: Encoder, made: Made | None = None
+) -> Reader:
     """Return the reader of a name, ready to read: loaded, or reached, however long that takes."""
     if name == OPENAI:
         server = open_reader_server(settings)
@@ -296,7 +305,30 @@ def load_reader(name: str, settings: Settings, store: ModelStore, encoder: Encod
 
     path, digest = find_weights(store.get(name))
     model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
-    return CheckedReader(LanguageModelWriter(model, tokenizer, name=name), encoder=encoder)
+    writer = LanguageModelWriter(model, tokenizer, name=name, digest=digest)
+    if made is not None:
+        made(writer.recipe)
+    return CheckedReader(writer, encoder=encoder)
+
+
+def list_local_readers(settings: Settings) -> list[str]:
+    """Return the language models that read in this process."""
+    if settings.engine_url is not None:
+        return []
+    named = (settings.reader, settings.reader_large)
+    return [name for name in named if name is not None and name not in {EXTRACTIVE, OPENAI}]
+
+
+def retaining(shelves: Shelves, count: int) -> Made:
+    """Return what is told the recipes of ``count`` readers: after the last, what none of them makes goes."""
+    known: list[Recipe] = []
+
+    def tell(recipe: Recipe) -> None:
+        known.append(recipe)
+        if len(known) == count:
+            shelves.retain(known)
+
+    return tell
 
 
 def _make_parser(settings: Settings) -> Parser:
@@ -344,6 +376,26 @@ def find_collections(settings: Settings) -> Collections | None:
     )
 
 
+def make_shelves(settings: Settings, kernel: Kernel, indexes: Indexes) -> Shelves:
+    """Return where this process's reader keeps what it computed; nothing is kept for one elsewhere."""
+    return Shelves(
+        kernel,
+        indexes,
+        ram_bytes=settings.kv_ram_bytes,
+        disk_bytes=settings.kv_disk_bytes,
+        off=explain_no_memories(settings),
+    )
+
+
+def explain_no_memories(settings: Settings) -> str | None:
+    """Say why nothing that a reader computes of passages can be kept; ``None`` where it can."""
+    if settings.engine_url is not None:
+        return "the reader is in an engine, which keeps none"
+    if OPENAI in {settings.reader, settings.reader_large} and not list_local_readers(settings):
+        return "the reader is another server: keys and values are its own"
+    return None
+
+
 def build_engine(settings: Settings) -> tuple[Encoder, Reader, SwitchingReader | None]:
     """Return what an engine holds: encoder, reader, and the loader to be started."""
     store = ModelStore(settings.models_cache)
@@ -372,9 +424,6 @@ def build(
     kernel = kernel or build_kernel(settings)
     store = ModelStore(settings.models_cache)
     encoder = encoder or load_encoder(settings, store)
-    loader: SwitchingReader | None = None
-    if reader is None:
-        reader, loader = make_reader(settings, store, encoder)
     vault = kernel.vault
     assert isinstance(vault, SealedVault)
     collections = find_collections(settings)
@@ -382,7 +431,12 @@ def build(
         kernel, encoder, Recipes.of(encoder), device=find_device(settings), collections=collections
     )
     # Sealed artifacts go with the journal, after the scan: until then they tell what to look for.
-    derived: tuple[Store, ...] = (IndexStore(indexes),)
+    shelves = make_shelves(settings, kernel, indexes)
+    loader: SwitchingReader | None = None
+    if reader is None:
+        made = retaining(shelves, len(list_local_readers(settings)))
+        reader, loader = make_reader(settings, store, encoder, made)
+    derived: tuple[Store, ...] = (IndexStore(indexes), ShelfStore(shelves))
     engines: dict[str, Settle] = {}
     if collections is not None:
         derived += (CollectionStore(indexes, collections),)
@@ -407,8 +461,9 @@ def build(
         kernel=kernel,
         access=Access(kernel, vault.secret("api-keys"), DEFAULT_TENANT),
         indexes=indexes,
+        shelves=shelves,
         recaller=recaller,
-        answerer=Answerer(kernel, recaller, reader),
+        answerer=Answerer(kernel, recaller, reader, shelves),
         forgetting=forgetting,
         work=Work(kernel, indexes, forgetting, parser or _make_parser(settings), waker.wake),
         waker=waker,

@@ -19,6 +19,7 @@ from api.engine import create_engine
 from embedding.encoder import TextEncoder
 from embedding.remote import RemoteEncoder
 from memory.errors import ForbiddenError, InvalidInputError, UnavailableError
+from memory.ports import Shelf
 from memory.values import Citation, Claim, Evidence, PassageId, Reading
 from memory.vault import SealedVault
 from reader.extractive import ExtractiveReader
@@ -144,7 +145,9 @@ class Waiting:
         self.told = threading.Event()
         self.proceed = threading.Event()
 
-    def iter_claims(self, question: str, evidence: Sequence[Evidence]) -> Generator[Claim, None, Reading]:
+    def iter_claims(
+        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+    ) -> Generator[Claim, None, Reading]:
         try:
             yield Claim("first", True, (Citation(0, 0, 3, evidence[0].text[:3]),))
             self.told.set()
@@ -156,7 +159,7 @@ class Waiting:
         finally:
             self.closed.set()
 
-    def read(self, question: str, evidence: Sequence[Evidence]) -> Reading:
+    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         raise NotImplementedError
 
 

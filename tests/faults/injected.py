@@ -30,7 +30,7 @@ from memory.errors import LetheError
 from memory.faults import striking
 from memory.jobs import LEASE_SECONDS
 from memory.tables import certificates, forgets, jobs
-from memory.values import Content, EntryId
+from memory.values import Content, EntryId, PassageId
 from service.catalog import list_catalog_files
 from service.presence import PRESENT_SECONDS
 from service.published import LIVE_FOLDER, find_published
@@ -39,6 +39,7 @@ from service.work import COMPACT
 from tests.faults.stories import (
     KEY,
     QUESTION,
+    READ,
     SECRET,
     STEP_US,
     TENANT,
@@ -316,6 +317,7 @@ class Stage:
             assert not text.startswith("Log") or found == text, f"{name} is not what was told"
         if self.forgotten:
             assert self.find_forgotten() == []
+        self._check_shelf(is_fresh=is_fresh)
         assert find_unowned(self.folder, lethe.stores) == []
         if is_fresh:
             self._check_index_files()
@@ -332,6 +334,17 @@ class Stage:
         live = lethe.indexes._live[TENANT].folder
         assert [path for path in (folder / "words").iterdir() if path != live] == []
         assert not [path for path in self.folder.iterdir() if path.suffix == ".new"]
+
+    def _check_shelf(self, *, is_fresh: bool) -> None:
+        """What is kept is of an entry that is there, and word for word what was kept of it."""
+        lethe = self.house.lethe
+        held = {path.name.split(".")[0] for path in (self.folder / "kv").glob("*/*")}
+        there = {card.row.id for card in lethe.indexes.get(TENANT).state.cards}
+        assert held <= there
+        passages = [PassageId(f"{entry_id}.0") for entry_id in held]
+        for passage, payload in lethe.shelves.of(TENANT).find(READ, passages).items():
+            assert payload == compute(passage)
+        assert not is_fresh or not list((self.folder / "kv").glob("*/*.part"))
 
     def _check_rows(self) -> None:
         with self.house.lethe.kernel.database.read() as connection:
@@ -350,6 +363,11 @@ def entry_id_of(content: Content) -> EntryId:
     import hashlib
 
     return EntryId(hashlib.sha256(content.body).hexdigest()[:32])
+
+
+def compute(passage: PassageId) -> bytes:
+    """Return what a reader keeps of a passage here."""
+    return f"computed of {passage}".encode()
 
 
 @dataclass(frozen=True)
@@ -445,6 +463,23 @@ def _forget(stage: Stage) -> None:
     stage.drain()
 
 
+def _read(stage: Stage) -> None:
+    """A reader keeps what it computed of all there is, and finds it."""
+
+    def read() -> None:
+        shelf = stage.house.lethe.shelves.of(TENANT)
+        passages = [
+            PassageId(f"{card.row.id}.0") for card in stage.house.lethe.indexes.get(TENANT).state.cards
+        ]
+        for passage in passages:
+            if not shelf.find(READ, [passage]):
+                shelf.keep(READ, passage, compute(passage))
+        assert shelf.find(READ, passages).keys() == set(passages)
+
+    stage.insist(read)
+    stage.drain()
+
+
 def _rebuild(stage: Stage) -> None:
     stage.insist(lambda: stage.house.lethe.rebuild(TENANT))
     stage.drain()
@@ -473,6 +508,7 @@ SCENES = (
     Scene("restart", _restart),
     Scene("crash", _crash),
     Scene("no_room", _no_room),
+    Scene("read", _read),
     Scene("rebuild", _rebuild),
     Scene("forget", _forget),
     Scene("forget_document", _forget_one),

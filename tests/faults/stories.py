@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from embedding.encoder import TextEncoder
 from memory.digest import digest_content
-from memory.ledger import iter_payloads
+from memory.ledger import Recipe, iter_payloads
 from memory.parsed import load_parsed
-from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, SourceId, TenantId
+from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, PassageId, SourceId, TenantId
 from service.index import Indexes
 from service.ingest import name_artifacts
 from service.payloads import load_vectors
@@ -30,6 +30,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "harbour"
 STEP_US = 1_000_000
 SECRET = "zquorvex"
 """A word that stands in everything that is forgotten, and nowhere else."""
+
+READ = Recipe("kv", 1, {"model": "of the tests"})
 
 QUESTION = f"Who carries the {SECRET} lantern to the tower?"
 
@@ -76,6 +78,20 @@ class World:
             state = self.house.lethe.get_forget(TENANT, view.id)
             assert state.state == "certified", state
         return view.id
+
+    def read(self, told: Sequence[Told]) -> None:
+        """Keep something of each entry's first passage on the shelf, as a reader does: here its very words."""
+        shelf = self.house.lethe.shelves.of(TENANT)
+        for one in told:
+            shelf.keep(READ, PassageId(f"{one.entry_id}.0"), "\n".join(self.texts_of([one])).encode())
+
+    def find_read(self, told: Sequence[Told]) -> set[EntryId]:
+        """Return of which entries the shelf gives out what was kept, compared word for word."""
+        passages = {PassageId(f"{one.entry_id}.0"): one for one in told}
+        found = self.house.lethe.shelves.of(TENANT).find(READ, list(passages))
+        for passage, payload in found.items():
+            assert payload.decode() == "\n".join(self.texts_of([passages[passage]]))
+        return {passages[passage].entry_id for passage in found}
 
     def texts_of(self, told: Sequence[Told]) -> list[str]:
         """Return the bodies that are text, and all that was extracted."""

@@ -15,6 +15,7 @@ from memory.vault import TABLES
 from service.forgetting import Forgetting
 from service.index import Indexes
 from service.index_store import IndexStore
+from service.shelf_store import ShelfStore
 from service.stores import CONTENT_TABLES, ArtifactStore, JournalStore, KeyStore
 from service.views import Scope
 from tests.faults.stories import (
@@ -44,6 +45,8 @@ STEPS: tuple[tuple[object, str, bool], ...] = (
     (Indexes, "_replace", False),
     (Indexes, "_replace", True),
     (IndexStore, "erase", True),
+    (ShelfStore, "erase", False),
+    (ShelfStore, "erase", True),
     (Forgetting, "fold", True),
     (unlearning.forget, "scan_residue", False),
     (unlearning.forget, "scan_residue", True),
@@ -79,6 +82,7 @@ def tell(world: World) -> tuple[list[Told], list[Told]]:
     ]
     world.compact()
     kept.append(world.tell(plain(3)))
+    world.read([*kept, *gone])
     return kept, gone
 
 
@@ -124,6 +128,8 @@ def test_a_killed_request_ends_certified_like_its_twin(
     assert told["artifacts"] >= 3 * len(gone)
     scanned = certificate["payload"]["scan"]
     assert scanned["needles"] + scanned["excluded"] == len(wanted.items), "the scan knew what to look for"
+    assert world.find_read([*kept, *gone]) == {one.entry_id for one in kept}
+    assert len(list((world.house.data / "kv" / TENANT).iterdir())) == len(kept)
     assert_like_twin(world, kept, tmp_path / "twin")
 
 

@@ -37,6 +37,8 @@ from service.generation import Generation
 from service.index import Indexes
 from service.lethe import Lethe
 from service.recall import Recaller
+from service.shelf_files import SealedFiles
+from service.shelves import Shelves
 from service.topics import fold_topics
 from service.views import Scope
 from service.work import Work
@@ -154,6 +156,58 @@ def test_a_fold_that_saw_less_does_not_write_last(
         slow.result()
         work.result()
     world.indexes.rewrite(TENANT)
+    assert_like_twin(world, kept, tmp_path / "twin")
+
+
+# The shelf
+
+SHELF_POINTS: tuple[tuple[str, object, str, bool], ...] = (
+    ("before the fence", Shelves, "_follow", True),
+    ("before the check", Shelves, "_list_readable", False),
+    ("after the check", Shelves, "_list_readable", True),
+    ("before memory", Shelves, "_hold", False),
+    ("after memory", Shelves, "_hold", True),
+    ("before the file", SealedFiles, "write", False),
+    ("after the file", SealedFiles, "write", True),
+    ("before the file is read", SealedFiles, "read", False),
+    ("after the file is read", SealedFiles, "read", True),
+)
+
+
+@pytest.mark.parametrize("point", SHELF_POINTS, ids=[point[0] for point in SHELF_POINTS])
+def test_forget_against_a_reader_that_keeps(
+    point: tuple[str, object, str, bool], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a reader computed of an entry that is denied meanwhile is nowhere once that is certified."""
+    kept, gone = [world.tell(plain(1))], [world.tell(secret(1))]
+    shelves = world.house.lethe.shelves
+    _, owner, name, after = point
+    if name == "read":
+        world.read(gone)
+        shelves.let_go_of_all()
+
+    def read() -> None:
+        if name == "read":
+            world.find_read(gone)
+        else:
+            world.read(gone)
+
+    with paused(monkeypatch, owner, name, after=after) as pause:
+        reading = Running(read)
+        assert pause.reached.wait(20)
+        forget = Running(lambda: world.house.lethe.forget(TENANT, ALICE, preview=False))
+        forget.ended_within(SOON)
+        pause.go.set()
+        view = forget.result()
+        reading.result()
+    assert world.find_read(gone) == set()
+    assert not shelves._memory.size
+    world.house.waker.drain()
+    world.pass_time()
+
+    assert world.house.lethe.get_forget(TENANT, view.id).state == "certified"
+    assert not shelves._memory.size
+    assert not list((world.house.data / "kv").glob("*/*"))
     assert_like_twin(world, kept, tmp_path / "twin")
 
 

@@ -67,6 +67,9 @@ def test_nothing_of_it_remains_in_any_file(case: Case, world: World) -> None:
     assert scan(world.house.data, sealed), "keys lie in the key file before"
     world.indexes.rewrite(TENANT)
     assert scan(world.house.data, needles), "vectors lie in the segment before"
+    world.read([*kept, *gone])
+    files = world.house.data / "kv" / TENANT
+    assert len(list(files.iterdir())) == len(kept) + len(gone)
 
     forget_id = world.forget(scope_for(case, gone))
 
@@ -74,6 +77,8 @@ def test_nothing_of_it_remains_in_any_file(case: Case, world: World) -> None:
         stage()
         assert not scan(world.house.data, needles | sealed)
         assert not find_words(world.house.data, [SECRET])
+        assert {path.name.split(".")[0] for path in files.iterdir()} == {one.entry_id for one in kept}
+    assert world.find_read([*kept, *gone]) == {one.entry_id for one in kept}
     document = world.house.lethe.get_certificate(TENANT, forget_id)
     assert verify_certificate(document).valid
     assert document["payload"]["counts"]["entries"] == len(gone)  # type: ignore[index,call-overload]
@@ -107,6 +112,7 @@ def test_the_scan_finds_what_is_neither_sealed_nor_erased(
     world = open_world(tmp_path / "data", encoder)
     gone = tell_all(world, {"subjects": ("person:alice",)}, SECRET, "gone")
     world.indexes.rewrite(TENANT)
+    world.read(gone)
     vectors = list_needles([], world.vectors_of(gone))
     texts = list_needles(world.texts_of(gone), [])
     for store in world.house.lethe.stores:
@@ -116,6 +122,7 @@ def test_the_scan_finds_what_is_neither_sealed_nor_erased(
 
     assert world.house.lethe.get_forget(TENANT, view.id).state == "failed"
     assert any(".segment" in place for place in scan(world.house.data, vectors))
+    assert any(".kv: utf-8" in place for place in scan(world.house.data, texts))
     assert len({place.partition(" of ")[2] for place in scan(world.house.data, texts)}) > 100
     assert find_words(world.house.data, [SECRET])
     world.close()

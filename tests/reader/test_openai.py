@@ -1,4 +1,7 @@
-"""A reader whose writer is another server: the same claims, errors in our words, and nothing goes on unasked."""
+"""A reader whose writer is another server: the same claims, errors in our words, and nothing goes on
+
+unasked.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +70,10 @@ def reading(server: OpenAIServer, key: str | None = None, **bounds: float) -> It
 
 def read_locally(text: str):
     tokenizer = tiny_tokenizer()
-    writer = LanguageModelWriter(ToldModel(tokenizer, text), tokenizer, name="told", most_new_tokens=600)
-    return CheckedReader(writer, draw_mark=lambda: "m4rk").read(QUESTION, EVIDENCE)
+    writer = LanguageModelWriter(
+        ToldModel(tokenizer, text), tokenizer, name="told", most_new_tokens=600, draw_mark=lambda: "m4rk"
+    )
+    return CheckedReader(writer).read(QUESTION, EVIDENCE)
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])

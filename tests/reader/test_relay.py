@@ -71,7 +71,7 @@ def test_a_small_reader_that_is_sure_is_not_gone_over(server: OpenAIServer, larg
     assert reading.reader == relay.read(QUESTION, EVIDENCE).reader == "small"
     assert [claim.text for claim in claims] == [TRUE]
     assert tuple(claims) == reading.claims
-    assert reading.tokens.keys() == {"prompt", "completion"}
+    assert reading.tokens.keys() == {"prompt", "read", "completion"}
 
 
 @pytest.mark.parametrize("text", ["I do not know.", f"{FALSE} It is made of wood. {TRUE}"])
@@ -105,7 +105,7 @@ def test_without_the_large_one_the_small_ones_reading_stands(server: OpenAIServe
     assert reading.reader == "small"
     assert tuple(claims) == reading.claims == relay.read(QUESTION, EVIDENCE).claims
     assert [claim.text for claim in claims] == [FALSE, TRUE]
-    assert reading.tokens.keys() == {"prompt", "completion"}
+    assert reading.tokens.keys() == {"prompt", "read", "completion"}
 
 
 def test_once_the_large_one_speaks_the_small_one_is_silent(server: OpenAIServer, large: Reader) -> None:
@@ -140,11 +140,11 @@ class Saying:
         claims = [Claim(f"{name} {at}", supported=at < supported) for at in range(supported + unsupported)]
         self.reading = Reading(tuple(claims), confidence, name, {"prompt": 1}, {"rank": 1.0})
 
-    def iter_claims(self, question, evidence):
+    def iter_claims(self, question, evidence, shelf=None):
         yield from self.reading.claims
         return self.reading
 
-    def read(self, question, evidence):
+    def read(self, question, evidence, shelf=None):
         return self.reading
 
 

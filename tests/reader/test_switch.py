@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from memory.errors import CorruptionError, UnavailableError
+from memory.ports import Shelf
 from memory.values import Claim, Evidence, Reading
 from reader.switch import SwitchingReader
 
@@ -16,13 +17,13 @@ class Saying:
         self.name = name
         self._fails_after = fails_after
 
-    def iter_claims(self, question, evidence):
+    def iter_claims(self, question, evidence, shelf=None):
         for number in range(2):
             if number == self._fails_after:
                 raise UnavailableError("out of memory")
             yield Claim(f"{self.name} {number}", supported=True)
 
-    def read(self, question: str, evidence: list[Evidence]) -> Reading:
+    def read(self, question: str, evidence: list[Evidence], shelf: Shelf | None = None) -> Reading:
         return Reading(tuple(self.iter_claims(question, evidence)), 1.0, self.name)
 
 
@@ -73,7 +74,7 @@ def test_closing_the_claims_ends_the_readers_work():
     ended = threading.Event()
 
     class Endless(Saying):
-        def iter_claims(self, question, evidence):
+        def iter_claims(self, question, evidence, shelf=None):
             try:
                 while True:
                     yield Claim("more", supported=True)

@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from reader.language_model import GUESSED_TOKENS
+
 END = "<|im_end|>"
 END_ID = 257
 START_ID = 258
@@ -58,26 +60,34 @@ def tiny_model(kind: str = "qwen2", seed: int = 0, context: int = 4096) -> Any:
 
 
 class ToldModel:
-    """Runs a tiny model for its cache, and says the text it was told after every prompt."""
+    """Runs a tiny model over its slots, and says the text it was told after every prompt.
+
+    What is read in more than a few tokens is taken for a prompt, or a part of one.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, text: str, *, ends: bool = True) -> None:
         self._inner = tiny_model()
         self.config = self._inner.config
         self.generation_config = self._inner.generation_config
-        self.device = self._inner.device
+        self.device, self.dtype = self._inner.device, self._inner.dtype
+        self.set_attn_implementation = self._inner.set_attn_implementation
+        self.get_decoder = self._inner.get_decoder
         self.says: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"]) + [END_ID] * ends
-        self.prompts: list[list[int]] = []
         self.steps = 0
+        self.read: list[list[int]] = []
+        self._prompt_ends: dict[int, int] = {}
 
-    def __call__(self, input_ids: Any, past_key_values: Any, use_cache: bool, logits_to_keep: int) -> Any:
-        before = past_key_values.get_seq_length()
-        if before == 0:
-            self.prompts.append(input_ids[0].tolist())
+    def __call__(self, input_ids: Any, position_ids: Any, logits_to_keep: int, **options: Any) -> Any:
         self.steps += 1
-        self._inner(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache)
-        after = before + input_ids.shape[1]
+        self._inner(input_ids=input_ids, position_ids=position_ids, **options)
+        (segment,) = options["segments"]
+        slots = id(segment.slots)
+        after = int(position_ids[0, -1]) + 1
+        if input_ids.shape[1] > 1 + GUESSED_TOKENS:
+            self._prompt_ends[slots] = after
+            self.read.append(input_ids[0].tolist())
         logits = torch.zeros(1, logits_to_keep, self.config.vocab_size)
         for place in range(logits_to_keep):
-            said = after - logits_to_keep + place + 1 - len(self.prompts[-1])
+            said = after - logits_to_keep + place + 1 - self._prompt_ends[slots]
             logits[0, place, self.says[said] if said < len(self.says) else START_ID] = 1.0
         return SimpleNamespace(logits=logits)

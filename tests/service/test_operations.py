@@ -14,7 +14,9 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import create_app
+from memory.ledger import Recipe
 from memory.tables import jobs
+from memory.values import PassageId
 from service.gauges import Gauges
 from service.views import Scope
 from service.wiring import configure_logs
@@ -36,7 +38,9 @@ def test_gauges_tell_how_things_stand(house: House) -> None:
     idle = gauges(house)
     assert idle["lethe_database_up",] == 1
     assert (idle["lethe_uncertified_forgets",], idle["lethe_epoch_lag_seconds",]) == (0, 0)
-    house.remember("Alice came to the river tower. " * 60, subjects=("alice",))
+    house.remember("Alice came to the river tower. " * 60, entry_id="a" * 32, subjects=("alice",))
+    house.lethe.shelves.of(TENANT).keep(Recipe("kv", 1), PassageId(f"{'a' * 32}.0"), b"kept")
+    assert gauges(house)["lethe_kv_bytes", "ram"] == 4
     house.lethe.indexes.rewrite(TENANT)
     house.lethe.remember(TENANT, [text_content("Bob likes the harbour.")])
     house.lethe.forget(TENANT, Scope(subjects=("alice",)), preview=False)
@@ -53,6 +57,7 @@ def test_gauges_tell_how_things_stand(house: House) -> None:
     segments = [path for path in (house.data / "index" / TENANT).iterdir() if path.is_file()]
     assert told["lethe_index_bytes", "segments"] == sum(path.stat().st_size for path in segments) > 0
     assert told["lethe_index_bytes", "words"] > 0
+    assert (told["lethe_kv_bytes", "ram"], told["lethe_kv_bytes", "disk"]) == (0, 4 + 28)
     assert told["lethe_stale_leases",] == 0
 
     with house.lethe.kernel.database.write() as connection:
@@ -73,8 +78,9 @@ def break_database(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_metrics_go_on_without_the_database(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     break_database(house, monkeypatch)
-    names = [family.name for family in Gauges(house.lethe.kernel, house.lethe.indexes).collect()]
-    assert names == ["lethe_database_up", "lethe_index_bytes"]
+    lethe = house.lethe
+    names = [family.name for family in Gauges(lethe.kernel, lethe.indexes, lethe.shelves).collect()]
+    assert names == ["lethe_database_up", "lethe_index_bytes", "lethe_kv_bytes"]
     assert gauges(house)["lethe_database_up",] == 0
 
 

@@ -14,8 +14,11 @@ import pytest
 
 from embedding.encoder import TextEncoder
 from memory.errors import UnavailableError
+from memory.ledger import Recipe
+from memory.values import PassageId
 from service import presence
 from service.forgetting import DRAIN_SECONDS
+from service.shelves import Shelves
 from service.views import Scope
 from tests.postgres import Server
 from tests.service.harness import TENANT, House
@@ -111,6 +114,89 @@ def test_a_request_is_certified_when_every_process_has_let_go(two: tuple[House, 
     assert one.digest() == other.digest()
     words = list((one.data / "index" / TENANT / "words").iterdir())
     assert len(words) == 2, "one word index a process, and none that nobody uses"
+
+
+READ = Recipe("kv", 1, {"model": "of the tests"})
+FERRIES = [PassageId(f"{letter * 32}.0") for letter in "ab"]
+
+
+def tell_and_read(one: House, other: House) -> None:
+    """One remembers two things; in the other a reader keeps what it computed of them."""
+    one.remember("Mara takes the ferry.", entry_id="a" * 32, subjects=("person:mara",))
+    one.remember("The ferry leaves at noon.", entry_id="b" * 32)
+    for ferry in FERRIES:
+        other.lethe.shelves.of(TENANT).keep(READ, ferry, b"computed of " + ferry.encode())
+
+
+def read(house: House) -> list[PassageId]:
+    """Return what a reader finds, compared."""
+    found = house.lethe.shelves.of(TENANT).find(READ, FERRIES)
+    assert all(payload == b"computed of " + ferry.encode() for ferry, payload in found.items())
+    return sorted(found)
+
+
+def test_what_a_reader_kept_in_one_process_is_found_in_the_other(two: tuple[House, House]) -> None:
+    one, other = two
+    tell_and_read(one, other)
+    assert read(one) == FERRIES, "from the disk"
+    one.lethe.forget(TENANT, MARA, preview=False)
+    assert read(other) == read(one) == FERRIES[1:], "the fence holds in both at once"
+    assert other.lethe.stats(TENANT)["kv"]["disk"]["items"] == 1  # type: ignore[index,call-overload]
+
+
+@pytest.mark.parametrize("lets_go", [True, False], ids=["as built", "without letting go"])
+def test_no_process_holds_in_memory_what_is_certified(
+    lets_go: bool, two: tuple[House, House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate waits for the other process, whose memory lets go first; the control shows what for."""
+    one, other = two
+    tell_and_read(one, other)
+    held = other.lethe.shelves.ram_bytes
+    if not lets_go:
+        monkeypatch.setattr(Shelves, "let_go", lambda self, tenant_id: None)
+    view = one.lethe.forget(TENANT, MARA, preview=False)
+    job = threading.Thread(target=one.waker.drain)
+    job.start()
+    while one.lethe.get_forget(TENANT, view.id).state == "fenced":
+        time.sleep(0.01)
+    time.sleep(0.5)
+    assert one.lethe.get_forget(TENANT, view.id).state == "erasing", "it waits for the other process"
+    assert other.lethe.shelves.ram_bytes == held
+
+    other.lethe.indexes.keep_up()
+    job.join(WAIT_SECONDS)
+    assert one.lethe.get_forget(TENANT, view.id).state == "certified"
+    assert other.lethe.shelves.ram_bytes == (held // 2 if lets_go else held)
+    assert len(list((one.data / "kv" / TENANT).iterdir())) == 1
+    assert read(other) == read(one) == FERRIES[1:]
+
+
+def test_a_process_that_was_away_lets_go_of_all_that_readers_kept(
+    two: tuple[House, House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others certified without it; and what it was about to keep when it noticed is not kept."""
+    one, other = two
+    tell_and_read(one, other)
+    view = one.lethe.forget(TENANT, MARA, preview=False)
+    one.clock.now_us += int((presence.PRESENT_SECONDS + 1) * 1_000_000)
+    one.lethe.indexes.presence.renew()
+    one.waker.drain()
+    assert one.lethe.get_forget(TENANT, view.id).state == "certified"
+    shelves = other.lethe.shelves
+    assert shelves.ram_bytes, "it sleeps"
+    follow = Shelves._follow
+
+    def follow_and_sleep(self: Shelves, tenant_id: object) -> int:
+        emptied = follow(self, tenant_id)  # type: ignore[arg-type]
+        monkeypatch.setattr(other.lethe.indexes.presence, "_renewed_at", time.monotonic() - 3600)
+        assert texts(other) == {"The ferry leaves at noon."}
+        return emptied
+
+    with monkeypatch.context() as sleeping:
+        sleeping.setattr(Shelves, "_follow", follow_and_sleep)
+        assert read(other) == FERRIES[1:]
+    assert not shelves.ram_bytes
+    assert read(other) == FERRIES[1:] and shelves.ram_bytes
 
 
 def test_a_process_that_ended_holds_nothing_up(

@@ -1,0 +1,85 @@
+"""Choose anchor layers and the heads that others take their choice from, by what a model does on a text.
+
+Kascade (Deshmukh et al. 2025): attention of deep layers falls on much the same keys, so that a few layers'
+choices serve all. Which, and head by head, is measured once for a model: at every layer that can be routed
+the shares of attention by block, then the anchors under which the most attention is kept. Deterministic for a
+model and a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from reader.attention.dense import Logits
+from reader.attention.slots import Slots, Tile
+from reader.routers.exact import exact
+from reader.routing import Anchors
+
+SHARE = 0.1
+"""So many of the blocks are kept where anchors are compared."""
+
+
+class Recorder:
+    """A ``reader.routing.Score``, the exact one, that keeps what it finds: by layer and tile."""
+
+    def __init__(self) -> None:
+        self.masses: dict[int, list[torch.Tensor]] = {}
+
+    def __call__(
+        self, queries: torch.Tensor, slots: Slots, layer: int, tile: Tile, asked: torch.Tensor, how: Logits
+    ) -> torch.Tensor:
+        """Return shares of attention by block, (kv_heads, blocks)."""
+        found = exact(queries, slots, layer, tile, asked, how)
+        self.masses.setdefault(layer, []).append(found)
+        return found
+
+
+def choose_anchors(masses: Mapping[int, Sequence[torch.Tensor]], count: int) -> Anchors:
+    """Return the ``count`` anchors that keep the most attention, the first routed layer among them.
+
+    ``masses`` are shares of attention by layer and tile, (kv_heads, blocks). Layers between two anchors are
+    all the first one's: the best places are found by dynamic programming over runs of layers.
+    """
+    layers = sorted(masses)
+    if not layers:
+        return Anchors(())
+    kept = [[_kept(masses[anchor], masses[layer]) for layer in layers] for anchor in layers]
+    # worth[a][b]: what layers a up to b keep when all take their choice from a.
+    size = len(layers)
+    worth = [
+        [sum(float(kept[a][at].amax(1).sum()) for at in range(a, b)) for b in range(size + 1)]
+        for a in range(size)
+    ]
+    best: list[list[tuple[float, int]]] = [[(-torch.inf, 0)] * (size + 1) for _ in range(count + 1)]
+    best[0][0] = (0.0, 0)
+    for used in range(1, min(count, size) + 1):
+        for end in range(1, size + 1):
+            best[used][end] = max((best[used - 1][a][0] + worth[a][end], a) for a in range(end))
+    used = max(range(1, min(count, size) + 1), key=lambda n: best[n][size][0])
+    starts, end = [], size
+    for left in range(used, 0, -1):
+        end = best[left][end][1]
+        starts.append(end)
+    starts.reverse()
+    heads = {}
+    for number, start in enumerate(starts):
+        stop = starts[number + 1] if number + 1 < len(starts) else size
+        for at in range(start + 1, stop):
+            heads[layers[at]] = kept[start][at].argmax(1).tolist()
+    return Anchors([layers[start] for start in starts], heads)
+
+
+def _kept(chosen: Sequence[torch.Tensor], held: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the share of its attention each head keeps under each anchor's head's choice, (heads, anchor
+
+    heads).
+    """
+    total = torch.zeros(len(held[0]), len(chosen[0]))
+    for own, other in zip(chosen, held, strict=True):
+        count = max(1, round(SHARE * own.shape[1]))
+        top = own.topk(count, dim=1).indices
+        picked = torch.zeros_like(own).scatter_(1, top, 1.0)
+        total += (other @ picked.T).cpu()
+    return total / len(held)

@@ -1,0 +1,145 @@
+"""The attention that models call: it writes what is new into slots and sees what is in them.
+
+Registered with transformers under one name; the models' own code stays as it is. A pass may hold tokens of
+several readings, one segment each, in one row. No mask is asked of transformers: who sees whom follows from
+the slots' positions. Nothing here knows why a router chooses what it chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from reader.attention.dense import Logits, attend
+from reader.attention.slots import Segment, Shape
+
+NAME = "lethe_slots"
+
+
+class Attends(Protocol):
+    """What looks at slots in place of the plain attention, where it wants to."""
+
+    def hear(self, layer: int, queries: torch.Tensor, how: Logits) -> None:
+        """Take note of a layer's queries, (kv_heads, groups, queries, dim)."""
+
+    def routes(self, layer: int, segment: Segment) -> bool:
+        """Say whether ``attend`` is to be asked for a layer that sees everything."""
+
+    def attend(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> torch.Tensor:
+        """Return what the queries see, in their shape."""
+
+
+def use_slots(model: Any) -> Shape:
+    """Have a transformers model attend over slots from now on; return what its keys and values look like."""
+    config = model.config.get_text_config()
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    model.set_attn_implementation(NAME)
+    heads = config.num_attention_heads
+    return Shape(
+        layers=config.num_hidden_layers,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        dtype=model.dtype,
+        device=model.device,
+    )
+
+
+def windows_of(model: Any) -> list[int | None]:
+    """Return the sliding window of each layer of a model, ``None`` where it sees everything."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        return [window] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in types]
+
+
+@torch.inference_mode()
+def run(
+    model: Any,
+    tokens: Sequence[int],
+    segments: Sequence[Segment],
+    *,
+    keep: int,
+    router: Attends | None = None,
+) -> torch.Tensor:
+    """Return the logits of the last ``keep`` tokens, shape (keep, words); ``keep=0`` for all of them.
+
+    The segments' tokens stand one after another; their keys and values are in their slots afterwards.
+    """
+    device = model.device
+    positions = torch.cat([segment.positions for segment in segments])
+    output = model(
+        input_ids=torch.tensor([list(tokens)], device=device),
+        position_ids=positions[None].to(device),
+        use_cache=False,
+        logits_to_keep=keep,
+        segments=segments,
+        router=router,
+    )
+    logits: torch.Tensor = output.logits[0]
+    return logits
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    segments: Sequence[Segment],
+    router: Attends | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Take (1, heads, tokens, dim) and return (1, tokens, heads, dim), as transformers wants it."""
+    heads, tokens, dim = query.shape[1:]
+    layer = module.layer_idx
+    how = Logits(scaling, softcap)
+    out = query.new_empty(1, tokens, heads, dim)
+    for segment in segments:
+        slots = segment.slots
+        part = slice(segment.start, segment.stop)
+        slots.write(layer, segment.places, key[0, :, part], value[0, :, part])
+        queries = query[0, :, part].reshape(slots.shape.kv_heads, -1, segment.stop - segment.start, dim)
+        if router is not None:
+            router.hear(layer, queries, how)
+        if router is not None and sliding_window is None and router.routes(layer, segment):
+            seen = router.attend(layer, queries, segment, how)
+        else:
+            seen = _dense(layer, queries, segment, how, sliding_window)
+        out[0, part] = seen.reshape(heads, -1, dim).transpose(0, 1)
+    return out, None
+
+
+def _dense(
+    layer: int, queries: torch.Tensor, segment: Segment, how: Logits, window: int | None
+) -> torch.Tensor:
+    slots = segment.slots
+    bias = None if slots.bias is None else slots.bias[layer]
+    begins = [0] * len(segment.tiles) if window is None else segment.begins(window)
+    out = torch.empty_like(queries)
+    for tile, begin in zip(segment.tiles, begins, strict=True):
+        seen = slice(begin, tile.end)
+        out[:, :, tile.start : tile.stop] = attend(
+            queries[:, :, tile.start : tile.stop],
+            slots.keys[layer][:, seen],
+            slots.values[layer][:, seen],
+            segment.positions[tile.start : tile.stop],
+            slots.positions[seen],
+            how=how,
+            window=window,
+            bias=None if bias is None else bias[:, seen],
+        )
+    return out

@@ -1,0 +1,1 @@
+"""Keep fewer keys of a passage than it has tokens, one method a file."""

@@ -1,0 +1,188 @@
+"""What a model makes of a passage, kept so that it can stand anywhere: keys before rotation, and values.
+
+A passage is read once, behind a short prefix that takes the attention all texts give to their first tokens;
+the prefix's own keys are dropped. Kept in eight bits: a key's channel has a range of its own, for channels
+differ and tokens do not, a value's token has one (KIVI, Liu et al. 2024). Nothing here knows where bytes are
+kept or who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from memory.errors import CorruptionError
+from reader.attention.function import run
+from reader.attention.rotary import Rotary
+from reader.attention.slots import BLOCK, Segment, Shape, Slots, cut_tiles
+
+_LEVELS = 255
+FORMAT = 1
+
+
+class Memory(Protocol):
+    """Keys and values that can be placed. ``offsets`` are where kept tokens stood, (layers, kv_heads, kept),
+    and
+
+    ``bias`` what is added to their logits: both ``None`` where all ``length`` tokens are kept.
+    """
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def kept(self) -> int: ...
+    @property
+    def offsets(self) -> torch.Tensor | None: ...
+    @property
+    def bias(self) -> torch.Tensor | None: ...
+
+    def restore(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values in float32, (layers, kv_heads, kept, dim); keys are not turned."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeMemory:
+    """Keys and values as they are: of a prefix, which all readings share."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    offsets: None = None
+    bias: None = None
+
+    @property
+    def length(self) -> int:
+        return int(self.keys.shape[2])
+
+    kept = length
+
+    def restore(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.keys.clone(), self.values
+
+
+@dataclass(frozen=True, slots=True)
+class PassageMemory:
+    """A passage's keys and values in eight bits, as they are when its first token stands at position 0.
+
+    ``keys`` and ``values`` are uint8, (layers, kv_heads, kept, dim); ``key_low`` and ``key_step`` are
+    float32, (layers, kv_heads, 1, dim), ``value_low`` and ``value_step`` (layers, kv_heads, kept, 1).
+    ``offsets`` are where kept tokens stood, (layers, kv_heads, kept), and ``bias`` what is added to their
+    logits: both ``None`` where all ``length`` tokens are kept.
+    """
+
+    length: int
+    keys: torch.Tensor
+    key_low: torch.Tensor
+    key_step: torch.Tensor
+    values: torch.Tensor
+    value_low: torch.Tensor
+    value_step: torch.Tensor
+    offsets: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+    @property
+    def kept(self) -> int:
+        """Return how many slots it takes."""
+        return int(self.keys.shape[2])
+
+    def restore(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values in float32, (layers, kv_heads, kept, dim); keys are not turned."""
+        return (
+            self.keys.float() * self.key_step + self.key_low,
+            self.values.float() * self.value_step + self.value_low,
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return it as safetensors; ``from_bytes`` reads it back equal."""
+        named = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
+        whole = {name: tensor.cpu().contiguous() for name, tensor in named.items()}
+        payload: bytes = save({"length": torch.tensor([self.length, FORMAT]), **whole})
+        return payload
+
+
+_TENSORS = ("keys", "key_low", "key_step", "values", "value_low", "value_step", "offsets", "bias")
+
+
+def from_bytes(payload: bytes, device: torch.device) -> PassageMemory:
+    """Return what ``to_bytes`` was called on; raises ``CorruptionError`` for anything else."""
+    try:
+        found = load(payload)
+        length, made = found["length"].tolist()
+        if made != FORMAT:
+            raise CorruptionError(f"a memory of format {made}, not {FORMAT}")
+        parts = {name: found[name].to(device) for name in _TENSORS if name in found}
+        return PassageMemory(length, **parts)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CorruptionError("a memory that cannot be read") from error
+
+
+def remember(
+    model: Any, shape: Shape, rotary: Rotary, prefix: Sequence[int], tokens: Sequence[int]
+) -> PassageMemory:
+    """Read a passage behind ``prefix`` and return what is kept of it. One passage a pass: the same bits
+
+    always.
+    """
+    return compress(*read_alone(model, shape, rotary, prefix, tokens))
+
+
+def read_alone(
+    model: Any, shape: Shape, rotary: Rotary, prefix: Sequence[int], tokens: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys, before rotation, and values of ``tokens`` read behind ``prefix``, in float32.
+
+    Shapes are (layers, kv_heads, tokens, dim).
+    """
+    whole = [*prefix, *tokens]
+    slots = Slots(shape, -(-len(whole) // BLOCK))
+    positions = torch.arange(len(whole), device=shape.device)
+    segment = Segment(slots, 0, slots.place(positions), positions, cut_tiles([len(whole)], len(whole)))
+    run(model, whole, [segment], keep=1)
+    return take_out(slots, rotary, segment.places[len(prefix) :])
+
+
+def take_out(slots: Slots, rotary: Rotary, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is in slots: keys as they were before they were turned, and values, in float32.
+
+    Shapes are (layers, kv_heads, tokens, dim).
+    """
+    keys = slots.keys[:, :, places].float()
+    for layers in rotary.groups():
+        keys[layers] = rotary.turn_back(keys[layers], slots.positions[places], layers[0])
+    return keys, slots.values[:, :, places].float()
+
+
+def compress(keys: torch.Tensor, values: torch.Tensor) -> PassageMemory:
+    """Return keys and values, (layers, kv_heads, tokens, dim), in eight bits."""
+    in_bytes, low, step = _quantize(keys, 2)
+    value_bytes, value_low, value_step = _quantize(values, 3)
+    return PassageMemory(int(keys.shape[2]), in_bytes, low, step, value_bytes, value_low, value_step)
+
+
+def place(memory: Memory, slots: Slots, places: torch.Tensor, rotary: Rotary, start: int) -> None:
+    """Put a memory into slots so that its first token stands at position ``start``."""
+    keys, values = memory.restore()
+    if memory.offsets is None:
+        positions = torch.arange(start, start + memory.length, device=slots.shape.device)
+        for layers in rotary.groups():
+            keys[layers] = rotary.turn(keys[layers], positions, layers[0])
+    else:
+        for layer in range(len(keys)):
+            for head in range(keys.shape[1]):
+                keys[layer, head] = rotary.turn(keys[layer, head], memory.offsets[layer, head] + start, layer)
+    slots.keys[:, :, places] = keys.to(slots.shape.dtype)
+    slots.values[:, :, places] = values.to(slots.shape.dtype)
+    if memory.bias is not None:
+        slots.set_bias(places, memory.bias)
+
+
+def _quantize(rows: torch.Tensor, dimension: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (bytes, low, step): each line along ``dimension`` is spread over 256 levels."""
+    low = rows.amin(dimension, keepdim=True)
+    step = (rows.amax(dimension, keepdim=True) - low) / _LEVELS
+    levels = ((rows - low) / step.clamp_min(1e-12)).round_().clamp_(0, _LEVELS)
+    return levels.to(torch.uint8), low, step

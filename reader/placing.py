@@ -1,0 +1,114 @@
+"""Lay a reading out: prefix, passages, question, one after another; and run what is new in it at once.
+
+Every passage has a header of its own, always new: it says what passage this is, and read in its place it
+takes the attention that the passage's first tokens would draw when read alone (EPIC, Hu et al. 2024). The
+first tokens of a passage may be read again behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from reader.attention.rotary import Rotary
+from reader.attention.slots import BLOCK, Segment, Shape, Slots, cut_tiles
+from reader.passages import Memory, place
+
+TILE = 32
+"""Queries that choose together, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Tokens that are read anew, tokens of the text, and what is remembered of the text."""
+
+    header: Sequence[int]
+    body: Sequence[int]
+    memory: Memory | None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A reading in its slots, and the tokens that are to be run, in one segment."""
+
+    slots: Slots
+    tokens: list[int]
+    segment: Segment
+    end: int
+    """The position after the last token."""
+
+
+def lay_out(
+    shape: Shape,
+    rotary: Rotary,
+    prefix: Passage,
+    passages: Sequence[Passage],
+    question: Sequence[int],
+    *,
+    again: int = 0,
+    spare: int = 0,
+    tile: int = TILE,
+) -> Placed:
+    """Return a reading with every memory in its place; where there is none, its tokens are read.
+
+    ``again`` tokens of each passage are read again; ``spare`` slots are left for an answer.
+    """
+    sizes = [_size(one) for one in (prefix, *passages)]
+    slots = Slots(shape, sum(-(-size // BLOCK) for size in sizes) + -(-(len(question) + spare) // BLOCK))
+    tokens: list[int] = []
+    places: list[torch.Tensor] = []
+    positions: list[torch.Tensor] = []
+    runs: list[int] = []
+    at = 0
+
+    def take(count: int, passage: int) -> torch.Tensor:
+        nonlocal at
+        at += count
+        return slots.place(torch.arange(at - count, at, device=shape.device), passage=passage)
+
+    def read(new: Sequence[int], passage: int) -> int:
+        if new:
+            places.append(take(len(new), passage))
+            positions.append(torch.arange(at - len(new), at, device=shape.device))
+            tokens.extend(new)
+        return len(new)
+
+    for number, one in enumerate((prefix, *passages), start=-1):
+        count = read(one.header, number)
+        if one.memory is None:
+            count += read(one.body, number)
+        else:
+            start = at
+            held = slots.place(_spread(one.memory, start, shape.device), passage=number)
+            place(one.memory, slots, held, rotary, start)
+            stands = number < 0 or one.memory.offsets is not None
+            first = 0 if stands else min(again, one.memory.length)
+            if first:
+                places.append(held[:first])
+                positions.append(torch.arange(start, start + first, device=shape.device))
+                tokens.extend(one.body[:first])
+                count += first
+            at = start + one.memory.length
+        runs.append(count)
+        slots.close_block()
+    slots.end_memory()
+    runs.append(read(question, -1))
+    segment = Segment(slots, 0, torch.cat(places), torch.cat(positions), cut_tiles(runs, tile))
+    return Placed(slots, tokens, segment, at)
+
+
+def _size(passage: Passage) -> int:
+    return len(passage.header) + (len(passage.body) if passage.memory is None else passage.memory.kept)
+
+
+def _spread(memory: Memory, start: int, device: torch.device) -> torch.Tensor:
+    """Return positions for the slots of a memory, rising, within its passage: who comes later sees them
+
+    all.
+    """
+    if memory.offsets is None:
+        return torch.arange(start, start + memory.length, device=device)
+    last = start + memory.length - 1
+    return torch.linspace(start, last, memory.kept, device=device).long()

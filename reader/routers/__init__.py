@@ -1,0 +1,1 @@
+"""Ways to estimate which blocks of memory queries attend to, one a file."""

@@ -1,0 +1,145 @@
+"""Compacted memories keep what later queries read; each method is tried on the smallest real model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from memory.errors import InvalidInputError
+from reader.attention.dense import Logits
+from reader.attention.function import run, use_slots
+from reader.attention.rotary import Rotary
+from reader.compaction.attention_matching import match_attention
+from reader.compaction.expected_attention import expect_attention
+from reader.compaction.method import EXEMPT, compact
+from reader.compaction.most_attended import keep_most_attended
+from reader.passages import from_bytes, remember
+from reader.placing import Passage, lay_out
+from tests.reader.families import build
+from tests.reader.test_attention import PREFIX, QUESTION, draw
+
+METHODS = (match_attention, expect_attention, keep_most_attended)
+BODY = draw(150, 20)
+HOW = Logits(0.25)
+
+
+def drawn(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return random keys and values, (2, 90, 16), and queries that ask for a few things, (2, 200, 16)."""
+    made = torch.Generator().manual_seed(seed)
+    keys, values = (torch.randn(2, 90, 16, generator=made) * 2 for _ in range(2))
+    directions = torch.randn(2, 5, 16, generator=made)
+    queries = torch.randn(2, 200, 5, generator=made) @ directions
+    return keys, values, queries
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_tokens_and_as_many_as_asked_are_kept(method: Any) -> None:
+    """Ascending, each once, the first sixteen among them."""
+    kept = method(*drawn(0), HOW, 40)
+
+    assert kept.chosen.shape == (2, 40)
+    assert (kept.chosen[:, 1:] > kept.chosen[:, :-1]).all()
+    assert kept.chosen[:, :EXEMPT].tolist() == [list(range(EXEMPT))] * 2
+
+
+def test_matching_reads_what_all_keys_say() -> None:
+    """Bias and values bring what is read nearer than the kept keys alone do, also to queries it was not
+
+    fitted on.
+    """
+    keys, values, queries = drawn(1)
+    fitted, held_back = queries[:, :150], queries[:, 150:]
+    kept = match_attention(keys, values, fitted, HOW, 25)
+    spread = kept.chosen[..., None].expand(-1, -1, 16)
+    own = keys.gather(1, spread)
+    assert kept.bias is not None and kept.values is not None
+
+    wanted = HOW.of(held_back, keys).softmax(-1) @ values
+    matched = (HOW.of(held_back, own) + kept.bias[:, None]).softmax(-1) @ kept.values
+    alone = HOW.of(held_back, own).softmax(-1) @ values.gather(1, spread)
+
+    assert (matched - wanted).square().mean() < 0.7 * (alone - wanted).square().mean()
+
+
+def test_biases_make_up_for_the_weight_of_what_is_left_out() -> None:
+    """With them the kept keys weigh what all do, within a few hundredths on the average."""
+    keys, values, queries = drawn(2)
+    kept = match_attention(keys, values, queries, HOW, 45)
+    assert kept.bias is not None
+    own = HOW.of(queries, keys.gather(1, kept.chosen[..., None].expand(-1, -1, 16)))
+    total = HOW.of(queries, keys).logsumexp(-1)
+
+    with_bias = ((own + kept.bias[:, None]).logsumexp(-1) - total).abs().mean()
+
+    assert with_bias < 0.4 * (own.logsumexp(-1) - total).abs().mean()
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-yarn", "qwen2", "qwen3"])
+def test_all_but_one_token_is_nearly_all(family: str) -> None:
+    """A compacted memory stands where the whole one would: bias, offsets by head and bytes come through."""
+    model = build(family)
+    shape, rotary = use_slots(model), Rotary(model)
+
+    def read(memory: Any) -> torch.Tensor:
+        placed = lay_out(
+            shape, rotary, Passage(draw(40, 21), (), None), [Passage(draw(4, 22), BODY, memory)], QUESTION
+        )
+        return run(model, placed.tokens, [placed.segment], keep=len(QUESTION)).log_softmax(-1)
+
+    whole = read(remember(model, shape, rotary, PREFIX, BODY))
+    errors = []
+    for kept in (149, 75, 30):
+        memory = compact(
+            model,
+            shape,
+            rotary,
+            Passage((), PREFIX, None),
+            [],
+            BODY,
+            draw(30, 23),
+            method=match_attention,
+            kept=kept,
+        )
+        back = from_bytes(memory.to_bytes(), shape.device)
+        assert (back.kept, back.length) == (kept, 150)
+        errors.append(float((read(back) - whole).abs().mean()))
+
+    assert errors[0] < 0.02
+    assert errors[0] < errors[2]
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
+def test_windows_are_not_compacted(family: str) -> None:
+    """A layer that sees a window of a memory cannot be fitted to all of it: said, not done badly."""
+    model = build(family)
+    with pytest.raises(InvalidInputError):
+        compact(
+            model,
+            use_slots(model),
+            Rotary(model),
+            Passage((), PREFIX, None),
+            [],
+            BODY,
+            [1],
+            method=match_attention,
+            kept=20,
+        )
+
+
+def test_keeping_everything_is_no_compaction() -> None:
+    """As many tokens as there are is a mistake of the caller."""
+    model = build("llama")
+    with pytest.raises(ValueError, match="no fewer"):
+        compact(
+            model,
+            use_slots(model),
+            Rotary(model),
+            Passage((), PREFIX, None),
+            [],
+            BODY,
+            [1],
+            method=match_attention,
+            kept=len(BODY),
+        )

@@ -1,0 +1,169 @@
+"""Routers estimate the attention's spread over blocks; anchors and heads are those that keep the most of
+
+it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from reader.anchors import Recorder, choose_anchors
+from reader.attention.dense import Logits
+from reader.attention.function import run, use_slots, windows_of
+from reader.attention.rotary import Rotary
+from reader.attention.slots import BLOCK, Segment, Shape, Slots, Tile, cut_tiles
+from reader.routers.exact import exact
+from reader.routers.mean import mean
+from reader.routers.prism import Prism, fast_channels
+from reader.routers.quest import quest
+from reader.routing import Anchors, Router, Rule
+from tests.reader.families import WORDS, build
+
+SHAPE = Shape(layers=1, kv_heads=2, dim=8, dtype=torch.float32, device=torch.device("cpu"))
+HOW = Logits(8**-0.5)
+PLAIN = torch.zeros(8, dtype=torch.bool)
+
+
+def filled(seed: int = 0, blocks: int = 6) -> tuple[Slots, torch.Tensor, Tile, torch.Tensor]:
+    """Return slots with random keys, the last block half empty, and four queries after them."""
+    drawn = torch.Generator().manual_seed(seed)
+    slots = Slots(SHAPE, blocks)
+    count = blocks * BLOCK - BLOCK // 2
+    places = slots.place(torch.arange(count))
+    slots.write(
+        0, places, torch.randn(2, count, 8, generator=drawn), torch.randn(2, count, 8, generator=drawn)
+    )
+    queries = torch.randn(2, 3, 4, 8, generator=drawn)
+    return slots, queries, Tile(0, 4, count), torch.arange(count, count + 4)
+
+
+@pytest.mark.parametrize("score", [exact, mean, quest, Prism(PLAIN)])
+def test_shares_are_shares(score: Any) -> None:
+    """Every head's shares sum to one, and what is empty takes none of the exact one's."""
+    slots, queries, tile, asked = filled()
+
+    shares = score(queries, slots, 0, tile, asked, HOW)
+
+    assert shares.shape == (2, 6)
+    assert torch.allclose(shares.sum(1), torch.ones(2))
+
+
+def test_the_exact_score_is_the_attention() -> None:
+    """Against the softmax written out."""
+    slots, queries, tile, asked = filled()
+    count = tile.end
+    weights = (queries @ slots.keys[0][:, None, :count].transpose(2, 3) * HOW.scaling).softmax(-1)
+    padded = torch.nn.functional.pad(weights, (0, -count % BLOCK)).reshape(2, 12, 6, BLOCK)
+
+    shares = exact(queries, slots, 0, tile, asked, HOW)
+
+    assert torch.allclose(shares, padded.sum(3).mean(1), atol=1e-6)
+
+
+def test_quest_is_a_bound() -> None:
+    """No key of a block gives a query more than its box does: with one query the order cannot hide a key."""
+    slots, queries, tile, asked = filled()
+    keys = slots.keys[0].reshape(2, 6, BLOCK, 8)
+    there = slots.positions.reshape(6, BLOCK) >= 0
+    low = keys.masked_fill(~there[..., None], torch.inf).amin(2)
+    high = keys.masked_fill(~there[..., None], -torch.inf).amax(2)
+    one = queries[:, :1, :1]
+    best = (one[:, 0] @ keys.flatten(1, 2).transpose(1, 2)).reshape(2, 6, BLOCK)
+    best = best.masked_fill(~there, -torch.inf).amax(2)
+    bound = torch.maximum(one[:, 0] * low, one[:, 0] * high).sum(-1)
+    shares = quest(one, slots, 0, tile, asked, HOW)
+
+    assert (bound + 1e-5 >= best).all()
+    assert torch.allclose((bound * HOW.scaling).softmax(-1), shares, atol=1e-6)
+
+
+def test_a_key_that_stands_out_is_found() -> None:
+    """All scores see a block whose keys all answer the query; the mean's does not see a single one,
+
+    Quest's does.
+    """
+    slots, _, tile, asked = filled()
+    wanted = torch.ones(2, 1, 1, 8)
+    slots.keys[0, :, 2 * BLOCK : 3 * BLOCK] = 4.0
+    for score in (exact, mean, quest, Prism(PLAIN)):
+        assert score(wanted, slots, 0, tile, asked[:1], HOW).argmax(1).tolist() == [2, 2]
+    slots, _, tile, asked = filled()
+    slots.keys[0, :, 4 * BLOCK + 7] = 6.0
+    for score in (exact, quest):
+        assert score(wanted, slots, 0, tile, asked[:1], HOW).argmax(1).tolist() == [4, 4]
+
+
+def test_fast_channels_come_in_pairs() -> None:
+    """A channel is fast when it turns by more than half a circle within a block."""
+    frequencies = torch.tensor([1.0, 0.01])
+
+    assert fast_channels(frequencies, 6).tolist() == [True, False, True, False, False, False]
+
+
+def test_anchors_keep_the_most() -> None:
+    """The program finds what trying all finds."""
+    drawn = torch.Generator().manual_seed(3)
+    masses = {
+        layer: [torch.randn(2, 40, generator=drawn).mul(3).softmax(1) for _ in range(3)]
+        for layer in range(2, 8)
+    }
+
+    def worth(layers: tuple[int, ...]) -> float:
+        total = 0.0
+        for layer in masses:
+            anchor = max(each for each in layers if each <= layer)
+            total += sum(
+                max(
+                    sum(
+                        float(own[head][other[from_head].topk(4).indices].sum())
+                        for own, other in zip(masses[layer], masses[anchor], strict=True)
+                    )
+                    for from_head in range(2)
+                )
+                for head in range(2)
+            )
+        return total
+
+    found = choose_anchors(masses, 3)
+
+    others = [(2, *rest) for rest in itertools.combinations(range(3, 8), 2)]
+    assert worth(tuple(found.layers)) == pytest.approx(max(worth(other) for other in others))
+    assert set(found.heads) == set(masses) - set(found.layers)
+
+
+def test_routing_keeps_most_of_what_it_leaves_out_little_of() -> None:
+    """At ever more blocks a routed pass comes nearer to the plain one, and says how much it kept."""
+    model = build("llama")
+    shape, rotary = use_slots(model), Rotary(model)
+    tokens = torch.randint(1, WORDS, (64 * 24,), generator=torch.Generator().manual_seed(5)).tolist()
+    del rotary
+
+    def read(router: Router | Recorder | None) -> torch.Tensor:
+        slots = Slots(shape, 25)
+        before = torch.arange(len(tokens) - 16)
+        places = slots.place(before, passage=0)
+        slots.passages[:24] = torch.arange(24) // 4
+        run(model, tokens[:-16], [Segment(slots, 0, places, before, cut_tiles([len(before)], 64))], keep=1)
+        slots.end_memory()
+        asked = torch.arange(len(tokens) - 16, len(tokens))
+        segment = Segment(slots, 0, slots.place(asked), asked, cut_tiles([16], 16))
+        return run(model, tokens[-16:], [segment], keep=16, router=router)
+
+    recorder = Recorder()
+    everything = Rule(mass=1.0, least=1000, share=1.0, trust=0.0, short=0)
+    routed = [layer for layer, window in enumerate(windows_of(model)) if window is None and layer >= 2]
+    read(Router(recorder, Anchors(routed), everything))
+    anchors = choose_anchors(recorder.masses, 2)
+    plain = read(None)
+    away, kept = [], []
+    for share in (0.1, 0.4, 0.8):
+        router = Router(exact, anchors, Rule(mass=1.0, least=1, share=share, trust=0.0, short=0))
+        away.append(float((read(router) - plain).abs().mean()))
+        kept.append(sum(router.told.kept) / len(router.told.kept))
+
+    assert away[0] > away[1] > away[2]
+    assert kept[0] < kept[1] < kept[2] <= 1.0
