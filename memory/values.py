@@ -128,6 +128,7 @@ class Evidence:
     """A passage handed to a reader. ``probability`` is recall's belief that it matters, 0..1.
 
     ``is_whole`` says that ``text`` is the passage's whole text, and nothing beside it.
+    Passages of one ``source_id`` are one witness; ``None`` where it is not known.
     """
 
     passage_id: PassageId
@@ -137,6 +138,7 @@ class Evidence:
     occurred_at: datetime | None = None
     probability: float = 0.0
     is_whole: bool = False
+    source_id: SourceId | None = None
 
 
 @dataclass(frozen=True, slots=True)

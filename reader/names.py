@@ -11,6 +11,7 @@ import re
 from memory.sentences import sentence_spans
 from reader.dates import dates_in
 from reader.numbers import quantities_in
+from reader.verbs import is_verb
 from reader.words import Word, listed, words_of
 
 _CODE = re.compile(r"(?<![\w.])(?=[\w.-]*\d)(?=[\w.-]*[^\W\d_])[\w]+(?:[.-]\w+)*|(?<![\w.])\d+(?:\.\d+){2,}")
@@ -67,5 +68,11 @@ def _is_subject(text: str, word: Word) -> bool:
     if any(char.isupper() for char in word.text[1:]) or word.text.endswith(("'s", "’s")):
         return True
     following = _FIRST_IS_SUBJECT.match(text, word.end)
-    verb = re.match(r"\s+[a-z]+(?:ed|es|s)\b", text[word.end :])
-    return following is not None or verb is not None
+    if following is not None or re.match(r"\s+[a-z]+(?:ed|es|s)\b", text[word.end :]):
+        return True
+    beside = words_of(text[word.end : word.end + _LONGEST_VERB])
+    return bool(beside) and not text[word.end : word.end + beside[0].start].strip() and is_verb(beside[0])
+
+
+_LONGEST_VERB = 20
+"""Characters in which the word after a name must end."""
