@@ -7,7 +7,8 @@ Rules see the surface: two true facts joined wrongly in one sentence can still p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -16,6 +17,7 @@ from reader.dates import Date, dates_in
 from reader.names import codes_in, names_in
 from reader.negation import contradicts
 from reader.numbers import Quantity, quantities_in
+from reader.orders import gives_orders
 from reader.roles import turned
 from reader.windows import Window, windows_of
 from reader.words import Word, content_stems, words_of
@@ -35,25 +37,69 @@ def check_claim(text: str, question: str, evidence: Sequence[Evidence], cited: C
 
     ``cited`` are evidence indices that the draft named; they are tried first, then all others.
     """
-    claim = _Parts(text)
-    if not claim.stems and not claim.quantities and not claim.dates:
-        return Claim(text, supported=False, reason="it says nothing that could be checked")
-    asked = _Parts(question)
-    if len(claim.words) <= SHORT_CLAIM_WORDS and _only_repeats(claim, asked):
-        return Claim(text, supported=False, reason="it only repeats the question")
-    windows = windows_of(evidence)
-    reasons: list[tuple[float, str]] = []
-    fits = {window: _fit(claim, asked, window) for window in windows}
-    for window in sorted(windows, key=lambda window: (window.index not in cited, -fits[window])):
-        reason = _why_not(claim, asked, window, evidence[window.index], windows)
-        if reason is None:
-            return Claim(text, supported=True, citations=(window.citation,))
-        reasons.append((fits[window], reason))
-    best = max(reasons, key=lambda pair: pair[0], default=(0.0, "there is no evidence"))
-    return Claim(text, supported=False, reason=best[1])
+    carriers = Carriers(text, question, evidence, windows_of(evidence), cited=cited)
+    window = next(iter(carriers), None)
+    if window is None:
+        return Claim(text, supported=False, reason=carriers.reason)
+    return Claim(text, supported=True, citations=(window.citation,))
 
 
-class _Parts:
+class Carriers:
+    """The windows that carry a claim by the rules, the best first; ``reason`` says why there is none.
+
+    ``own`` are the stems that tell the claim from those it was joined with: of these, too, a window must
+    hold enough. ``whole`` says that the claim is a statement however short it is, not an answer's bare words.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        question: str,
+        evidence: Sequence[Evidence],
+        windows: Sequence[Window],
+        *,
+        cited: Collection[int] = (),
+        own: Collection[str] = (),
+        whole: bool = False,
+    ) -> None:
+        """``windows`` are ``windows_of(evidence)``."""
+        self._claim, self._asked = Parts(text), Parts(question)
+        self._evidence, self._windows = evidence, windows
+        self._cited = cited
+        self._own = frozenset(own) & self._claim.stems
+        self._is_short = not whole and len(self._claim.words) <= SHORT_CLAIM_WORDS
+        self.reason: str | None = None
+
+    def __iter__(self) -> Iterator[Window]:
+        claim, asked = self._claim, self._asked
+        if not claim.stems and not claim.quantities and not claim.dates:
+            self.reason = "it says nothing that could be checked"
+            return
+        if self._is_short and _only_repeats(claim, asked):
+            self.reason = "it only repeats the question"
+            return
+        self.reason = "there is no evidence"
+        fits = {window: _fit(claim, asked, window) for window in self._windows}
+        nearest = -math.inf
+        for window in sorted(
+            self._windows, key=lambda window: (window.index not in self._cited, -fits[window])
+        ):
+            reason = self.why_not(window)
+            if reason is None:
+                yield window
+            elif fits[window] > nearest:
+                nearest, self.reason = fits[window], reason
+
+    def why_not(self, window: Window) -> str | None:
+        """Return the first rule that the window breaks for this claim, ``None`` when it carries it."""
+        piece = self._evidence[window.index]
+        reason = _why_not(self._claim, self._asked, window, piece, self._windows, is_short=self._is_short)
+        if reason is None and len(self._own & window.stems) < LEAST_COVERAGE * len(self._own):
+            return "no passage says it"
+        return reason
+
+
+class Parts:
     """What a text says that can be compared; ``stems`` leave dates and measures out."""
 
     def __init__(self, text: str) -> None:
@@ -72,14 +118,14 @@ class _Parts:
         self.names = names_in(text)
 
 
-def _only_repeats(claim: _Parts, asked: _Parts) -> bool:
+def _only_repeats(claim: Parts, asked: Parts) -> bool:
     """Say whether a claim says nothing that the question did not; a choice it offers may be echoed."""
     said = {word.stem for word in claim.words}
     known = {word.stem for word in asked.words}
     return said <= known and "or" not in known and asked.text.rstrip().endswith("?")
 
 
-def _fit(claim: _Parts, asked: _Parts, window: Window) -> float:
+def _fit(claim: Parts, asked: Parts, window: Window) -> float:
     """How well a window fits: the words it holds, less for each further sentence and each missing number.
 
     A short claim says little, so the question's words help to choose among the places that hold it.
@@ -92,9 +138,16 @@ def _fit(claim: _Parts, asked: _Parts, window: Window) -> float:
 
 
 def _why_not(
-    claim: _Parts, asked: _Parts, window: Window, piece: Evidence, windows: Sequence[Window]
+    claim: Parts,
+    asked: Parts,
+    window: Window,
+    piece: Evidence,
+    windows: Sequence[Window],
+    *,
+    is_short: bool,
 ) -> str | None:
-    """Return the first rule that the window breaks for this claim, ``None`` when it carries it."""
+    if gives_orders(window.quote):
+        return "the passage only tells its reader what to do"
     for quantity in claim.quantities:
         echoed = quantity.unit == "ordinal" and any(own.carries(quantity) for own in asked.quantities)
         if not echoed and not _has_quantity(window, quantity):
@@ -111,7 +164,7 @@ def _why_not(
         return f"the name {name!r} is not in the evidence"
     if _coverage(claim, asked, window) < LEAST_COVERAGE:
         return "no passage says it"
-    if len(claim.words) <= SHORT_CLAIM_WORDS and not _question_is_near(claim, asked, window, piece, around):
+    if is_short and not _question_is_near(claim, asked, window, piece, around):
         return "the evidence says it of something else"
     if contradicts(claim.text, window.quote):
         return "the evidence denies it"
@@ -127,7 +180,7 @@ def _has_quantity(window: Window, quantity: Quantity) -> bool:
     return not quantity.unit and quantity.value in years
 
 
-def _missing_date(claim: _Parts, window: Window, occurred_at: datetime | None) -> str | None:
+def _missing_date(claim: Parts, window: Window, occurred_at: datetime | None) -> str | None:
     """Return the first date of the claim that neither the window nor the evidence's own date carries."""
     years = [int(quantity.value) for quantity in window.quantities if not quantity.unit]
     own = [*window.dates]
@@ -143,7 +196,7 @@ def _missing_date(claim: _Parts, window: Window, occurred_at: datetime | None) -
 
 
 def _missing_name(
-    claim: _Parts, asked: _Parts, window: Window, piece: Evidence, around: Sequence[Window]
+    claim: Parts, asked: Parts, window: Window, piece: Evidence, around: Sequence[Window]
 ) -> str | None:
     """Return the first name that is nowhere near, or belongs to another subject than the window's.
 
@@ -174,7 +227,7 @@ def _missing_name(
     return None
 
 
-def _subject(claim: _Parts) -> list[Word]:
+def _subject(claim: Parts) -> list[Word]:
     """The names in front of the claim's first other word of content: what it speaks of."""
     names = {name.start for name in claim.names}
     subject = []
@@ -198,7 +251,7 @@ _OPENING_CHARACTERS = 12
 """A name that begins so early in a sentence is taken for its subject."""
 
 
-def _coverage(claim: _Parts, asked: _Parts, window: Window) -> float:
+def _coverage(claim: Parts, asked: Parts, window: Window) -> float:
     """Share of the claim's content words in the window; one that only the question holds counts half."""
     if not claim.stems:
         return 1.0
@@ -208,7 +261,7 @@ def _coverage(claim: _Parts, asked: _Parts, window: Window) -> float:
 
 
 def _question_is_near(
-    claim: _Parts, asked: _Parts, window: Window, piece: Evidence, around: Sequence[Window]
+    claim: Parts, asked: Parts, window: Window, piece: Evidence, around: Sequence[Window]
 ) -> bool:
     """Say whether the question's words are in the window, beside it, or in its title and heading."""
     near: set[str] = set(claim.stems)

@@ -14,6 +14,7 @@ from memory.ports import Encoder
 from memory.values import Evidence
 from reader.expectation import expected_kind, has_kind
 from reader.names import codes_in, names_in
+from reader.orders import gives_orders
 from reader.windows import Window, windows_of
 from reader.words import content_stems, words_of
 
@@ -70,7 +71,8 @@ def rank_sentences(
 ) -> list[ScoredSentence]:
     """Return the sentences that could answer, best first; equal scores keep the order of the evidence.
 
-    Headings and questions answer nothing and are left out, and so are words nothing was asked about.
+    Headings, questions and orders to the reader answer nothing and are left out, and so are words nothing
+    was asked about.
     """
     sentences = windows_of(evidence, longest=1)
     asked = content_stems(question)
@@ -143,7 +145,9 @@ def _share(held: frozenset[str], asked: frozenset[str], weights: dict[str, float
 
 
 def _is_statement(sentence: Window) -> bool:
-    """False for a question, and for a heading: few words and no full stop."""
+    """False for a question, for a heading (few words and no full stop), and for an order to the reader."""
+    if gives_orders(sentence.quote):
+        return False
     bare = sentence.quote.rstrip("\"')]}”’»*_ ")
     if bare.endswith(("?", "？", ":", "：")):
         return False
