@@ -1,0 +1,207 @@
+"""Settle what the evidence says twice and differently: the same words around another number, date or name.
+
+First by time: of a state that changes ("the office opens at seven") the newest holds, when all sides are
+dated. Then by independent sources: the side that more of them say. What stays open is shown from all sides,
+each cited. By rules, over single sentences; what is worded otherwise is not seen to conflict.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from memory.values import Citation, Claim, Evidence
+from reader.check import Parts
+from reader.orders import gives_orders
+from reader.verbs import PRESENT
+from reader.windows import Window, windows_of
+from reader.words import listed, words_of
+
+SAME_PATTERN = 0.7
+"""Jaccard similarity, values left out, from which two sentences are taken to speak of the same thing."""
+
+_EXCLUSIVE = frozenset(
+    listed(
+        "is are lives live works work resides located headquartered based owned owns called named led leads"
+    )
+)
+"""Only under such a word does one name rule another out: who speaks French may speak German, too."""
+
+_STATES = PRESENT | {*listed("live work own prefer want weigh now currently")}
+
+_ASKS_OF_THE_PAST = re.compile(
+    r"\b(?:was|were|did|had|used to|before|formerly|former|previous(?:ly)?|originally|old|earlier|first|ever"
+    r"|change[ds]?|history|in \d{4})\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A sentence of the evidence: its pattern, and what could be said otherwise in it."""
+
+    sentence: Window
+    pattern: frozenset[str]
+    names: frozenset[str]
+    values: frozenset[Hashable]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(word.stem for word in self.sentence.words)
+
+
+@dataclass(slots=True)
+class _Side:
+    """All sentences that say the same."""
+
+    sentences: list[_Said]
+
+    def newest(self, evidence: Sequence[Evidence]) -> datetime | None:
+        """Return when this was last said, ``None`` when any of it is undated."""
+        times = [evidence[said.sentence.index].occurred_at for said in self.sentences]
+        dated = [time for time in times if time is not None]
+        return max(dated) if len(dated) == len(times) else None
+
+    def sources(self, evidence: Sequence[Evidence]) -> int:
+        """Count independent sources: the same words copied into another source count once."""
+        by_words: dict[tuple[str, ...], str] = {}
+        for said in self.sentences:
+            by_words.setdefault(said.words, _source(evidence[said.sentence.index]))
+        return len(set(by_words.values()))
+
+
+def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence]) -> list[Claim]:
+    """Return the claims with every conflict settled: what lost is unsupported with its reason, what won or
+    stays open stands beside it in the evidence's own words.
+    """
+    everything = [_read(window) for window in windows_of(evidence, longest=1)]
+    everything = [said for said in everything if not gives_orders(said.sentence.quote)]
+    asked = Parts(question)
+    settled: list[Claim] = []
+    for claim in claims:
+        own = [said for said in everything if claim.supported and _cites(claim, said.sentence)]
+        conflict = next((sides for said in own if len(sides := _sides(said, everything, asked)) > 1), None)
+        if conflict is None:
+            settled.append(claim)
+            continue
+        winner, reason = _decide(conflict, question, evidence)
+        if winner is None:
+            settled += [claim, *(_quote(side) for side in conflict[1:])]
+        elif winner is conflict[0]:
+            settled.append(claim)
+        else:
+            settled += [replace(claim, supported=False, citations=(), reason=reason), _quote(winner)]
+    return _without_repetition(settled)
+
+
+def _read(sentence: Window) -> _Said:
+    parts = Parts(sentence.quote)
+    names = frozenset(name.stem for name in parts.names)
+    values: set[Hashable] = {(quantity.unit, quantity.value, quantity.bound) for quantity in parts.quantities}
+    values |= {("date", date.year, date.month, date.day) for date in parts.dates}
+    values |= {("code", code) for code in parts.codes}
+    return _Said(sentence, parts.stems - names, names, frozenset(values))
+
+
+def _cites(claim: Claim, sentence: Window) -> bool:
+    return any(
+        citation.index == sentence.index and citation.start <= sentence.start and sentence.end <= citation.end
+        for citation in claim.citations
+    )
+
+
+def _sides(own: _Said, everything: Sequence[_Said], asked: Parts) -> list[_Side]:
+    """Return the sides of the conflict that a sentence stands in, its own first; only that when in none."""
+    sides = [_Side([own])]
+    for other in everything:
+        if other is own or not _is_alike(own.pattern, other.pattern):
+            continue
+        if other.values == own.values and other.names == own.names:
+            sides[0].sentences.append(other)
+        elif other.sentence.index != own.sentence.index and _rules_out(own, other, asked):
+            same = next(
+                (
+                    side
+                    for side in sides[1:]
+                    if (side.sentences[0].values, side.sentences[0].names) == (other.values, other.names)
+                ),
+                None,
+            )
+            if same is None:
+                sides.append(_Side([other]))
+            else:
+                same.sentences.append(other)
+    return sides
+
+
+def _is_alike(one: frozenset[str], other: frozenset[str]) -> bool:
+    return bool(one & other) and len(one & other) >= SAME_PATTERN * len(one | other)
+
+
+def _rules_out(own: _Said, other: _Said, asked: Parts) -> bool:
+    """Say whether two sentences of one pattern differ in just one value, or in the name that one may bear."""
+    mine, theirs = own.values - other.values, other.values - own.values
+    if own.names == other.names:
+        return len(mine) == len(theirs) == 1 and _kind(next(iter(mine))) == _kind(next(iter(theirs)))
+    if mine or theirs or not own.names & other.names:
+        return False
+    mine_named, their_named = own.names - other.names, other.names - own.names
+    if not mine_named or not their_named or (mine_named | their_named) & {word.stem for word in asked.words}:
+        return False
+    shared = {word.text.lower() for word in own.sentence.words} & {
+        word.text.lower() for word in other.sentence.words
+    }
+    first = [said.sentence.names[0].stem for said in (own, other)]
+    return first[0] == first[1] and bool(shared & _EXCLUSIVE)
+
+
+def _kind(value: Hashable) -> object:
+    return value[0] if isinstance(value, tuple) else None
+
+
+def _decide(
+    sides: Sequence[_Side], question: str, evidence: Sequence[Evidence]
+) -> tuple[_Side | None, str | None]:
+    """Return the side that holds and why the others do not; ``None`` while it is open."""
+    newest = [side.newest(evidence) for side in sides]
+    dated = [time for time in newest if time is not None]
+    is_state = all(_is_state(said.sentence) for side in sides for said in side.sentences)
+    if is_state and len(dated) == len(sides) and not _ASKS_OF_THE_PAST.search(question):
+        last = max(dated)
+        if dated.count(last) == 1:
+            return sides[dated.index(last)], "newer evidence says otherwise"
+    counts = [side.sources(evidence) for side in sides]
+    most = max(counts)
+    if counts.count(most) == 1:
+        return sides[counts.index(most)], "more sources say otherwise"
+    return None, None
+
+
+def _is_state(sentence: Window) -> bool:
+    return any(word.text.lower() in _STATES for word in words_of(sentence.quote))
+
+
+def _quote(side: _Side) -> Claim:
+    sentence = side.sentences[0].sentence
+    return Claim(sentence.quote, supported=True, citations=(sentence.citation,))
+
+
+def _source(piece: Evidence) -> str:
+    return piece.source_id or piece.passage_id
+
+
+def _without_repetition(claims: Sequence[Claim]) -> list[Claim]:
+    """Drop supported claims that rest on quotes given before, and those that lost elsewhere."""
+    lost = {claim.text for claim in claims if not claim.supported}
+    kept: list[Claim] = []
+    given: set[Citation] = set()
+    for claim in claims:
+        if claim.supported:
+            if claim.text in lost or (claim.citations and given.issuperset(claim.citations)):
+                continue
+            given.update(claim.citations)
+        if claim not in kept:
+            kept.append(claim)
+    return kept
