@@ -14,6 +14,7 @@ from datetime import datetime
 
 from memory.values import Citation, Claim, Evidence
 from reader.check import Parts
+from reader.dates import Date
 from reader.orders import gives_orders
 from reader.verbs import PRESENT
 from reader.windows import Window, windows_of
@@ -38,6 +39,13 @@ _ASKS_OF_THE_PAST = re.compile(
 )
 
 
+Value = tuple[Hashable, ...]
+"""Its kind (a unit, "date" or "code"), then its parts; ``None`` for a part that is not said."""
+
+_YEARS = (1000, 2099)
+"""A bare whole number between these is taken for a year."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Said:
     """A sentence of the evidence: its pattern, and what could be said otherwise in it."""
@@ -45,7 +53,7 @@ class _Said:
     sentence: Window
     pattern: frozenset[str]
     names: frozenset[str]
-    values: frozenset[Hashable]
+    values: frozenset[Value]
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -99,10 +107,26 @@ def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence])
 def _read(sentence: Window) -> _Said:
     parts = Parts(sentence.quote)
     names = frozenset(name.stem for name in parts.names)
-    values: set[Hashable] = {(quantity.unit, quantity.value, quantity.bound) for quantity in parts.quantities}
-    values |= {("date", date.year, date.month, date.day) for date in parts.dates}
+    values: set[Value] = {
+        ("date", date.year, date.month, date.day)
+        for date in parts.dates
+        if not any(_says_more(other, date) for other in parts.dates)
+    }
+    for quantity in parts.quantities:
+        is_year = not quantity.unit and _YEARS[0] <= quantity.value <= _YEARS[1] and not quantity.value % 1
+        values.add(
+            ("date", int(quantity.value), None, None)
+            if is_year
+            else (quantity.unit, quantity.value, quantity.bound)
+        )
     values |= {("code", code) for code in parts.codes}
     return _Said(sentence, parts.stems - names, names, frozenset(values))
+
+
+def _says_more(other: Date, date: Date) -> bool:
+    """Say whether another date is written around the same month, with its year: "in March 1932" has both."""
+    overlap = other.start < date.end and date.start < other.end
+    return overlap and date.year is None and other.year is not None
 
 
 def _cites(claim: Claim, sentence: Window) -> bool:
@@ -118,14 +142,14 @@ def _sides(own: _Said, everything: Sequence[_Said], asked: Parts) -> list[_Side]
     for other in everything:
         if other is own or not _is_alike(own.pattern, other.pattern):
             continue
-        if other.values == own.values and other.names == own.names:
+        if other.names == own.names and _same_values(own, other):
             sides[0].sentences.append(other)
         elif other.sentence.index != own.sentence.index and _rules_out(own, other, asked):
             same = next(
                 (
                     side
                     for side in sides[1:]
-                    if (side.sentences[0].values, side.sentences[0].names) == (other.values, other.names)
+                    if side.sentences[0].names == other.names and _same_values(side.sentences[0], other)
                 ),
                 None,
             )
@@ -144,21 +168,32 @@ def _rules_out(own: _Said, other: _Said, asked: Parts) -> bool:
     """Say whether two sentences of one pattern differ in just one value, or in the name that one may bear."""
     mine, theirs = own.values - other.values, other.values - own.values
     if own.names == other.names:
-        return len(mine) == len(theirs) == 1 and _kind(next(iter(mine))) == _kind(next(iter(theirs)))
+        if not len(mine) == len(theirs) == 1:
+            return False
+        (one,), (another,) = mine, theirs
+        return one[0] == another[0] and not _agree(one, another)
     if mine or theirs or not own.names & other.names:
         return False
     mine_named, their_named = own.names - other.names, other.names - own.names
     if not mine_named or not their_named or (mine_named | their_named) & {word.stem for word in asked.words}:
         return False
-    shared = {word.text.lower() for word in own.sentence.words} & {
-        word.text.lower() for word in other.sentence.words
-    }
-    first = [said.sentence.names[0].stem for said in (own, other)]
-    return first[0] == first[1] and bool(shared & _EXCLUSIVE)
+    said = [{word.text.lower() for word in each.sentence.words} for each in (own, other)]
+    first = [each.sentence.names[0].stem for each in (own, other)]
+    return first[0] == first[1] and bool(said[0] & said[1] & _EXCLUSIVE)
 
 
-def _kind(value: Hashable) -> object:
-    return value[0] if isinstance(value, tuple) else None
+def _agree(one: Value, another: Value) -> bool:
+    """Say whether two values are one, though one of them may say less: 1932 and March 1932."""
+    return len(one) == len(another) and all(
+        part == other or (one[0] == "date" and None in (part, other))
+        for part, other in zip(one, another, strict=True)
+    )
+
+
+def _same_values(one: _Said, another: _Said) -> bool:
+    return len(one.values) == len(another.values) and all(
+        any(_agree(value, other) for other in another.values) for value in one.values
+    )
 
 
 def _decide(

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from memory.ports import Encoder, Shelf
 from memory.values import Claim, Evidence, Reading
 from reader.answerability import ABSTAIN_BELOW, answerability
+from reader.conflicts import settle
 from reader.ranking import ScoredSentence, rank_sentences
 
 MOST_SENTENCES = 3
@@ -42,13 +43,14 @@ class ExtractiveReader:
     def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return up to three sentences, best first; none when the evidence hardly speaks of the question.
 
+        Where the evidence disagrees with one of them, what ``reader.conflicts`` makes of it.
         ``confidence`` is the estimated probability that the evidence holds the answer.
         """
         started = time.perf_counter()
         ranked = rank_sentences(question, evidence, self._encoder)
         confidence = answerability(ranked)
         chosen = choose_sentences(ranked) if confidence >= ABSTAIN_BELOW else []
-        claims = tuple(to_claim(candidate) for candidate in chosen)
+        claims = tuple(settle([to_claim(candidate) for candidate in chosen], question, evidence))
         milliseconds = (time.perf_counter() - started) * 1000
         return Reading(claims, confidence, self.name, timings_ms={"rank": milliseconds})
 

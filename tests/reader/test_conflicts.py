@@ -104,6 +104,8 @@ def test_an_open_conflict_shows_both_sides_each_cited():
         ("Ada works at Acme.", "Bob works at Acme."),
         ("Ada speaks French.", "Ada speaks German."),
         ("The tower is 57 m tall.", "The tower is 57 metres tall."),
+        ("The harbour bridge opened in 1932.", "The harbour bridge opened in March 1932."),
+        ("The harbour bridge opened on 5 March 1932.", "The harbour bridge opened on March 5th, 1932."),
     ],
 )
 def test_what_does_not_disagree_is_left_alone(one, other):
@@ -111,6 +113,15 @@ def test_what_does_not_disagree_is_left_alone(one, other):
     told, claims = settled("What is known?", evidence)
     assert told == [one]
     assert len(claims) == 1
+
+
+def test_a_year_and_a_date_are_of_one_kind():
+    evidence = [
+        piece("The harbour bridge opened in 1999."),
+        piece("The harbour bridge opened in March 1932."),
+    ]
+    told, _ = settled("When did the harbour bridge open?", evidence)
+    assert told == [piece.text for piece in evidence]
 
 
 def test_a_name_changes_with_time():
