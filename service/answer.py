@@ -18,6 +18,9 @@ from service.views import AnswerCitation, AnswerClaim, Answered, Recalled, Recal
 EVIDENCE_CHARACTERS = 9_000
 """What a reader is handed at most: about 2,200 tokens of English."""
 
+PASSAGES_OF_A_SOURCE = 4
+"""Where other sources were found, too, a reader is shown no more passages of one: none outshouts the rest."""
+
 
 class Answerer:
     """Answers questions from recalled evidence through a reader."""
@@ -111,8 +114,10 @@ def pack_hits(hits: Sequence[RecallHit], texts: Mapping[EntryId, Parsed]) -> lis
         if hit.entry_id in texts
     ]
     whole = {str(entry_id): parsed.text for entry_id, parsed in texts.items()}
+    is_alone = len({candidate.source for candidate in candidates}) < 2
+    quota = None if is_alone else PASSAGES_OF_A_SOURCE
     stretches: list[Stretch] = []
-    for packed in pack(candidates, whole, characters=EVIDENCE_CHARACTERS):
+    for packed in pack(candidates, whole, characters=EVIDENCE_CHARACTERS, per_source=quota):
         joined = sorted((hits[key] for key in packed.keys), key=lambda hit: hit.span.start)
         best = hits[packed.keys[0]]
         heading = tuple(best.span.heading.split(HEADING_SEPARATOR)) if best.span.heading else ()
@@ -124,6 +129,7 @@ def pack_hits(hits: Sequence[RecallHit], texts: Mapping[EntryId, Parsed]) -> lis
             best.occurred_at,
             packed.probability,
             is_whole=len(packed.keys) == 1,
+            source_id=best.source_id,
         )
         stretches.append(Stretch(evidence, packed.start, tuple(joined)))
     return stretches
