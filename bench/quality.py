@@ -28,7 +28,7 @@ import numpy.typing as npt
 from embedding.encoder import TextEncoder
 from embedding.models import ModelStore, default_cache
 from memory.ports import Encoder
-from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, JsonValue
+from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, JsonValue, Passage
 from retrieval.faiss_vectors import FlatVectors
 from retrieval.hierarchy import fold_nodes, unit
 from retrieval.lexical import LexicalIndex, LexicalRow, write_lexical
@@ -309,9 +309,13 @@ class Offline:
 
     def messages(self, key: int) -> tuple[str, ...]:
         """Return the ids of the messages a passage is made of."""
+        return self.passage(key)[0].messages
+
+    def passage(self, key: int) -> tuple[Passage, str]:
+        """Return a passage and the whole text that its span is of."""
         source = int(self._owner[key])
         first = int(np.searchsorted(self._owner, source))
-        return self._parsed[source].passages[key - first].messages
+        return self._parsed[source].passages[key - first], self._parsed[source].text
 
     def _documents(self, keys: npt.NDArray[np.int64]) -> list[str]:
         return [self.ids[self._owner[key]] for key in keys.tolist()]

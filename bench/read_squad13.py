@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bench.calibrate_abstention import RememberingEncoder
+from bench.recalled import RememberingEncoder
 from bench.squad13 import Question, Squad, contained, exact_match, f1
 from memory.ports import Encoder, Reader
 from memory.values import Evidence, Reading

@@ -84,12 +84,17 @@ def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence])
     """Return the claims with every conflict settled: what lost is unsupported with its reason, what won or
     stays open stands beside it in the evidence's own words.
     """
-    everything = [_read(window) for window in windows_of(evidence, longest=1)]
-    everything = [said for said in everything if not gives_orders(said.sentence.quote)]
+    windows = windows_of(evidence, longest=1)
+    own_stems = [window.stems for window in windows if any(_cites(claim, window) for claim in claims)]
+    everything = [
+        _read(window)
+        for window in windows
+        if any(_could_be_alike(window.stems, stems) for stems in own_stems) and not gives_orders(window.quote)
+    ]
     asked = Parts(question)
     settled: list[Claim] = []
     for claim in claims:
-        own = [said for said in everything if claim.supported and _cites(claim, said.sentence)]
+        own = [said for said in everything if _cites(claim, said.sentence)]
         conflict = next((sides for said in own if len(sides := _sides(said, everything, asked)) > 1), None)
         if conflict is None:
             settled.append(claim)
@@ -158,6 +163,11 @@ def _sides(own: _Said, everything: Sequence[_Said], asked: Parts) -> list[_Side]
             else:
                 same.sentences.append(other)
     return sides
+
+
+def _could_be_alike(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Rule most sentences out before they are read: values and names are among these stems."""
+    return len(one & other) >= min(len(one), len(other)) / 3
 
 
 def _is_alike(one: frozenset[str], other: frozenset[str]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 
 from memory.ports import Encoder, Shelf
 from memory.values import Claim, Evidence, Reading
-from reader.answerability import ABSTAIN_BELOW, answerability
+from reader.confidence import ABSTAIN_BELOW, answerable, confidence, signals_of
 from reader.conflicts import settle
 from reader.ranking import ScoredSentence, rank_sentences
 
@@ -25,8 +25,10 @@ CLOSE_LOGITS = 0.7
 class ExtractiveReader:
     """Implements ``memory.ports.Reader``. Holds no state between questions."""
 
-    def __init__(self, encoder: Encoder | None = None) -> None:
+    def __init__(self, encoder: Encoder | None = None, *, abstain_below: float = ABSTAIN_BELOW) -> None:
+        """``abstain_below`` is the least probability of an answer at which anything is quoted."""
         self._encoder = encoder
+        self._abstain_below = abstain_below
 
     @property
     def name(self) -> str:
@@ -44,15 +46,16 @@ class ExtractiveReader:
         """Return up to three sentences, best first; none when the evidence hardly speaks of the question.
 
         Where the evidence disagrees with one of them, what ``reader.conflicts`` makes of it.
-        ``confidence`` is the estimated probability that the evidence holds the answer.
+        ``confidence`` is the probability that the answer is right, or that the best sentence would be one.
         """
         started = time.perf_counter()
         ranked = rank_sentences(question, evidence, self._encoder)
-        confidence = answerability(ranked)
-        chosen = choose_sentences(ranked) if confidence >= ABSTAIN_BELOW else []
+        chance = answerable(signals_of((), ranked, evidence))
+        chosen = choose_sentences(ranked) if chance >= self._abstain_below else []
         claims = tuple(settle([to_claim(candidate) for candidate in chosen], question, evidence))
+        sure = confidence(signals_of(claims, ranked, evidence), written=False)
         milliseconds = (time.perf_counter() - started) * 1000
-        return Reading(claims, confidence, self.name, timings_ms={"rank": milliseconds})
+        return Reading(claims, sure, self.name, timings_ms={"rank": milliseconds})
 
 
 def choose_sentences(ranked: Sequence[ScoredSentence]) -> list[ScoredSentence]:
