@@ -18,7 +18,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -206,9 +206,12 @@ def _claims(squad: Squad, question: Question, rng: random.Random) -> Iterator[tu
     statements = statements_of(held)
     if len(statements) > 1:
         yield "true, several statements", held
-        false_item = _false_item(held, other)
-        if false_item is not None:
-            yield "a false item in a list", false_item
+        for kind, altered in (
+            ("a false item in a list", _false_item(held, other)),
+            ("crossed", _crossed(held)),
+        ):
+            if altered is not None:
+                yield kind, altered
     foreign = next(
         (s for s in (other[a:b] for a, b in sentence_spans(other)) if 5 <= len(s.split()) <= 25), None
     )
@@ -254,6 +257,18 @@ def _false_item(sentence: str, other: str) -> str | None:
         return None
     last = mine[-1]
     return sentence[: last.start] + fresh[0] + sentence[last.end :]
+
+
+def _crossed(sentence: str) -> str | None:
+    """Return a sentence that says of the first statement what the second one says: their names exchanged."""
+    first, *rest = statements_of(sentence)
+    second = rest[-1]
+    mine = [name for name in names_in(first.text) if name.stem in first.own - second.own]
+    theirs = [name for name in names_in(second.text) if name.stem in second.own - first.own]
+    if not mine or not theirs or len(names_in(first.text)) < 2:
+        return None
+    name = mine[-1]
+    return first.text[: name.start] + theirs[-1].text + first.text[name.end :]
 
 
 _ITEM_STEMS = 2
@@ -326,7 +341,11 @@ def main() -> None:
     if options.reader == "extractive":
         reader: Reader = ExtractiveReader(encoder)
         free: Reader = ExtractiveReader(encoder, abstain_below=0.0)
-        asked, unbound = ask(reader, recalled, questions), ask(free, recalled, questions)
+        asked = ask(reader, recalled, questions)
+        unbound = [
+            one if one.answers else replace(one, reading=free.read(one.question.text, one.evidence))
+            for one in asked
+        ]
         section["checks"] = checks(squad, recalled, questions, encoder)
     else:
         options.abstain_below = None

@@ -2,7 +2,8 @@
 
 By rules. The claim is aligned to the shortest run of sentences that holds its words; then its
 numbers, dates, codes and names must be there, and nothing may be asserted that the quote denies.
-Rules see the surface: two true facts joined wrongly in one sentence can still pass.
+Rules see the surface: what is worded otherwise falls, and two true facts joined wrongly can still pass
+where the sentence that joins them rightly cannot be cut (``reader.statements``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from reader.dates import Date, dates_in
 from reader.names import codes_in, names_in
 from reader.negation import contradicts
 from reader.numbers import Quantity, quantities_in
-from reader.orders import gives_orders
 from reader.roles import turned
 from reader.windows import Window, windows_of
 from reader.words import Word, content_stems, words_of
@@ -146,7 +146,7 @@ def _why_not(
     *,
     is_short: bool,
 ) -> str | None:
-    if gives_orders(window.quote):
+    if window.gives_orders:
         return "the passage only tells its reader what to do"
     for quantity in claim.quantities:
         echoed = quantity.unit == "ordinal" and any(own.carries(quantity) for own in asked.quantities)
@@ -170,7 +170,22 @@ def _why_not(
         return "the evidence denies it"
     if turned(claim.text, window.quote):
         return "the evidence says it the other way round"
+    if _crosses(claim, window):
+        return "the evidence says it of different things"
     return None
+
+
+def _crosses(claim: Parts, window: Window) -> bool:
+    """Say whether the claim joins names and numbers that one sentence has in different statements.
+
+    "Alice won gold and Bob won silver" carries no "Alice won silver".
+    """
+    if window.first < window.last or len(window.statements) < 2:
+        return False
+    keys = {name.stem for name in claim.names}
+    keys |= {word.stem for word in claim.words if any(char.isdigit() for char in word.text)}
+    held = keys & frozenset.union(*window.statements)
+    return len(held) > 1 and not any(held <= statement for statement in window.statements)
 
 
 def _has_quantity(window: Window, quantity: Quantity) -> bool:
@@ -208,8 +223,10 @@ def _missing_name(
     inside = {word.stem for word in window.words}
     questioned = {word.stem for word in asked.words}
     elsewhere: set[str] = set()
-    for text in (piece.title or "", *piece.heading, *(sentence.quote for sentence in around)):
+    for text in (piece.title or "", *piece.heading):
         elsewhere |= {word.stem for word in words_of(text)}
+    for sentence in around:
+        elsewhere |= {word.stem for word in sentence.words}
     subject = {name.start for name in _subject(claim)}
     borrowed: Word | None = None
     for name in claim.names:

@@ -14,12 +14,15 @@ from dataclasses import dataclass, field, replace
 
 from memory.ports import Encoder, Shelf
 from memory.values import Citation, Claim, Evidence, Reading
-from reader.answerability import ABSTAIN_BELOW, answerability
-from reader.check import check_claim
+from reader.closed_book import ClosedBook, ask_closed_book
+from reader.confidence import ABSTAIN_BELOW, answerable, confidence, signals_of
+from reader.conflicts import settle
 from reader.drafts import Draft, DraftSplitter, is_refusal
+from reader.entailment import Entailment
 from reader.extractive import choose_sentences, to_claim
 from reader.prompt import Prompt, before_fence, build_prompt, draw_mark
 from reader.ranking import ScoredSentence, rank_sentences
+from reader.statement_check import check_sentence
 from reader.writing import Spent, Writer
 
 MOST_CLAIMS = 4
@@ -38,9 +41,9 @@ On 300 squad13 questions with their paragraph among five it was one of these two
 
 @dataclass(slots=True)
 class _Run:
-    """What one reading cost, in milliseconds and by its writer, and its estimate that there is an answer."""
+    """What one reading cost, in milliseconds and by its writer, and the sentences that could answer."""
 
-    chance: float = 0.0
+    ranked: list[ScoredSentence] = field(default_factory=list)
     rank_ms: float = 0.0
     check_ms: float = 0.0
     spent: Spent = field(default_factory=Spent)
@@ -54,12 +57,16 @@ class CheckedReader:
         writer: Writer,
         *,
         encoder: Encoder | None = None,
+        entailment: Entailment | None = None,
         draw_mark: Callable[[], str] = draw_mark,
         abstain_below: float = ABSTAIN_BELOW,
     ) -> None:
-        """``abstain_below`` is the least ``answerability`` at which anything is written at all."""
+        """``entailment`` may reject what the rules let pass; ``abstain_below`` is the least probability of an
+        answer at which anything is written at all.
+        """
         self._writer = writer
         self._encoder = encoder
+        self._entailment = entailment
         self._draw_mark = draw_mark
         self._abstain_below = abstain_below
 
@@ -80,19 +87,28 @@ class CheckedReader:
             for claim in checked:
                 claims.append(claim)
                 yield claim
-        return self._reading(claims, run)
+        return self._reading(claims, evidence, run)
 
     def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
         """Return all claims. Unsupported ones are among them with their reason; they are no answer.
 
-        ``confidence`` is the estimated probability that the evidence holds the answer, times the share of
-        the model's sentences that the evidence carries. Raises as ``iter_claims`` does.
+        ``confidence`` is the probability that the answer is right; whether there was one to be had decided
+        before what is written at all. Raises as ``iter_claims`` does.
         """
         run = _Run()
-        return self._reading(list(self._claims(question, evidence, run, shelf)), run)
+        claims = list(self._claims(question, evidence, run, shelf))
+        return self._reading(claims, evidence, run)
 
-    def _reading(self, claims: Sequence[Claim], run: _Run) -> Reading:
-        carried = sum(claim.supported for claim in claims) / max(1, len(claims))
+    def ask_closed_book(self, question: str, answer: str) -> ClosedBook:
+        """Say whether the model knew the ``answer`` without evidence. Raises as ``read`` does."""
+
+        def write(prompt: Prompt) -> str:
+            with closing(self._writer.iter_text(prompt, Spent())) as texts:
+                return ["", *texts][-1]
+
+        return ask_closed_book(question, answer, write, self._writer.reserved)
+
+    def _reading(self, claims: Sequence[Claim], evidence: Sequence[Evidence], run: _Run) -> Reading:
         spent = run.spent
         tokens = {
             "prompt": spent.prompt_tokens,
@@ -101,7 +117,7 @@ class CheckedReader:
         }
         return Reading(
             tuple(claims),
-            confidence=run.chance * carried if claims else min(run.chance, self._abstain_below),
+            confidence=confidence(signals_of(claims, run.ranked, evidence), written=True),
             reader=self.name,
             tokens={kind: count for kind, count in tokens.items() if count is not None},
             timings_ms={
@@ -116,29 +132,34 @@ class CheckedReader:
         self, question: str, evidence: Sequence[Evidence], run: _Run, shelf: Shelf | None
     ) -> Generator[Claim, None, None]:
         started = time.perf_counter()
-        ranked = rank_sentences(question, evidence, self._encoder)
-        run.chance = answerability(ranked)
+        ranked = run.ranked = rank_sentences(question, evidence, self._encoder)
+        chance = answerable(signals_of((), ranked, evidence))
         run.rank_ms = _since(started)
-        if not ranked or run.chance < self._abstain_below:
+        if not ranked or chance < self._abstain_below:
             return
         best = list(dict.fromkeys(candidate.sentence.index for candidate in ranked))[:READ_PASSAGES]
         prompt, shown = self._fit(question, evidence, best)
         refused = answered = False
+        said: set[str] = set()
         with closing(self._drafts(prompt, run.spent, shelf)) as drafts:
             for draft in drafts:
                 started = time.perf_counter()
                 if is_refusal(draft.text):
                     refused = True
-                    claim = Claim(draft.text, supported=False, reason="the model found no answer")
+                    claims = [Claim(draft.text, supported=False, reason="the model found no answer")]
                 else:
                     cited = [shown[number] for number in draft.cited if number < len(shown)] or shown
-                    claim = agree(check_claim(draft.text, question, evidence, cited), ranked)
-                    answered |= claim.supported
+                    checked = check_sentence(draft.text, question, evidence, cited, self._entailment)
+                    claims = settle([agree(checked.claim, ranked)], question, evidence)
+                claims = [claim for claim in claims if claim.text not in said]
+                said.update(claim.text for claim in claims)
+                answered |= any(claim.supported for claim in claims)
                 run.check_ms += _since(started)
-                yield claim
+                yield from claims
         if not answered and not refused:
             # What the model said does not hold, but the evidence speaks of the question: quote it.
-            yield from (to_claim(candidate) for candidate in choose_sentences(ranked))
+            quoted = [to_claim(candidate) for candidate in choose_sentences(ranked)]
+            yield from settle(quoted, question, evidence)
 
     def _fit(self, question: str, evidence: Sequence[Evidence], best: list[int]) -> tuple[Prompt, list[int]]:
         """Return the prompt, and the indices of the evidence in it, as they are numbered there.

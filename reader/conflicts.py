@@ -15,7 +15,6 @@ from datetime import datetime
 from memory.values import Citation, Claim, Evidence
 from reader.check import Parts
 from reader.dates import Date
-from reader.orders import gives_orders
 from reader.verbs import PRESENT
 from reader.windows import Window, windows_of
 from reader.words import listed, words_of
@@ -89,7 +88,7 @@ def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence])
     everything = [
         _read(window)
         for window in windows
-        if any(_could_be_alike(window.stems, stems) for stems in own_stems) and not gives_orders(window.quote)
+        if any(_could_be_alike(window.stems, stems) for stems in own_stems) and not window.gives_orders
     ]
     asked = Parts(question)
     settled: list[Claim] = []

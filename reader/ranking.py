@@ -14,7 +14,6 @@ from memory.ports import Encoder
 from memory.values import Evidence
 from reader.expectation import expected_kind, has_kind
 from reader.names import codes_in, names_in
-from reader.orders import gives_orders
 from reader.windows import Window, windows_of
 from reader.words import content_stems, words_of
 
@@ -146,7 +145,7 @@ def _share(held: frozenset[str], asked: frozenset[str], weights: dict[str, float
 
 def _is_statement(sentence: Window) -> bool:
     """False for a question, for a heading (few words and no full stop), and for an order to the reader."""
-    if gives_orders(sentence.quote):
+    if sentence.gives_orders:
         return False
     bare = sentence.quote.rstrip("\"')]}”’»*_ ")
     if bare.endswith(("?", "？", ":", "：")):

@@ -14,7 +14,9 @@ from memory.values import Citation, Evidence
 from reader.dates import Date, dates_in
 from reader.names import codes_in, names_in
 from reader.numbers import Quantity, quantities_in
-from reader.words import Word, content_stems, words_of
+from reader.orders import gives_orders
+from reader.statements import statements_of
+from reader.words import Word, words_of
 
 LONGEST = 3
 """Sentences in a window, at most."""
@@ -39,7 +41,7 @@ class Window:
     @cached_property
     def stems(self) -> frozenset[str]:
         """Stems of the words that carry content."""
-        return content_stems(self.quote)
+        return frozenset(word.stem for word in self.words if word.is_content)
 
     @cached_property
     def words(self) -> list[Word]:
@@ -60,6 +62,20 @@ class Window:
     def codes(self) -> frozenset[str]:
         """Identifiers."""
         return codes_in(self.quote)
+
+    @cached_property
+    def gives_orders(self) -> bool:
+        """Whether it speaks to its reader rather than of anything."""
+        return gives_orders(self.quote)
+
+    @cached_property
+    def statements(self) -> list[frozenset[str]]:
+        """The stems of each statement that its sentences make."""
+        return [
+            frozenset(word.stem for word in words_of(statement.text))
+            for start, end in sentence_spans(self.quote)
+            for statement in statements_of(self.quote[start:end])
+        ]
 
     @cached_property
     def names(self) -> list[Word]:

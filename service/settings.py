@@ -56,6 +56,15 @@ class Settings(BaseSettings):
         default=None, description="as that server names it; default: the only one it has"
     )
     reader_key: SecretStr | None = Field(default=None, description="the key it asks for; default: none")
+    entailment: Literal["none", "alignment", "judge", "spans", "pairs"] = Field(
+        default="none",
+        description="what may reject a claim that the rules let pass: the embedder; the reader's own model, "
+        "of 1.5 billion parameters or more; a Hugging Face token or pair classifier in entailment_folder",
+    )
+    entailment_folder: Path | None = Field(default=None, description="a classifier for spans or pairs")
+    entailment_least: float | None = Field(
+        default=None, gt=0, lt=1, description="the score from which a quote carries a claim; default: its own"
+    )
     models_cache: Path = Field(default_factory=default_models_cache)
     vectors: Literal["files", "cuda", "milvus"] = Field(
         default="files", description="where saved vectors are searched; files hold them in any case"

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypedDict
 
 import structlog
 
@@ -28,7 +29,9 @@ from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
 from memory.vault import TABLES as KEY_TABLES
+from reader.alignment import Alignment
 from reader.checked import CheckedReader
+from reader.entailment import Entailment
 from reader.extractive import ExtractiveReader
 from reader.openai import OpenAIWriter
 from reader.relay import RelayReader
@@ -266,8 +269,13 @@ def check_readers(settings: Settings) -> None:
             f"{OPENAI}, or nothing",
             where="LETHE_READER_LARGE",
         )
-    if OPENAI in {settings.reader, settings.reader_large}:
+    readers = {settings.reader, settings.reader_large}
+    if OPENAI in readers:
         open_reader_server(settings).close()
+    if settings.entailment == "judge" and readers & {OPENAI, EXTRACTIVE}:
+        raise InvalidInputError("a judge is a reader's own model, in this process", where="LETHE_ENTAILMENT")
+    if settings.entailment in ("spans", "pairs") and settings.entailment_folder is None:
+        raise InvalidInputError("say where the classifier is", where="LETHE_ENTAILMENT_FOLDER")
 
 
 def open_reader_server(settings: Settings) -> ReaderServer:
@@ -299,16 +307,51 @@ def load_reader(
     """Return the reader of a name, ready to read: loaded, or reached, however long that takes."""
     if name == OPENAI:
         server = open_reader_server(settings)
-        return CheckedReader(server.wait(partial(open_remote_writer, settings, server)), encoder=encoder)
+        return CheckedReader(
+            server.wait(partial(open_remote_writer, settings, server)),
+            encoder=encoder,
+            entailment=load_entailment(settings, encoder),
+        )
     # Deferred: language models take seconds to import, and the extractive reader answers now.
     from reader.language_model import LanguageModelWriter, load_language_model
 
     path, digest = find_weights(store.get(name))
     model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
+    if settings.entailment == "judge":
+        from reader.judge import Judge
+
+        entailment: Entailment | None = Judge(model, tokenizer, **_least(settings))
+    else:
+        entailment = load_entailment(settings, encoder)
     writer = LanguageModelWriter(model, tokenizer, name=name, digest=digest)
     if made is not None:
         made(writer.recipe)
-    return CheckedReader(writer, encoder=encoder)
+    return CheckedReader(writer, encoder=encoder, entailment=entailment)
+
+
+def load_entailment(settings: Settings, encoder: Encoder) -> Entailment | None:
+    """Return what may reject claims besides the rules, or ``None``; a judge comes with its reader."""
+    folder = settings.entailment_folder
+    if settings.entailment == "alignment":
+        return Alignment(encoder, **_least(settings))
+    # Deferred, as language models are.
+    if settings.entailment == "spans" and folder is not None:
+        from reader.span_classifier import load_span_classifier
+
+        return load_span_classifier(folder, **_least(settings))
+    if settings.entailment == "pairs" and folder is not None:
+        from reader.pair_classifier import load_pair_classifier
+
+        return load_pair_classifier(folder, **_least(settings))
+    return None
+
+
+class _Least(TypedDict, total=False):
+    least: float
+
+
+def _least(settings: Settings) -> _Least:
+    return {} if settings.entailment_least is None else {"least": settings.entailment_least}
 
 
 def list_local_readers(settings: Settings) -> list[str]:

@@ -2,7 +2,10 @@
 
 import pytest
 
+from reader.checked import CheckedReader
 from reader.closed_book import ask_closed_book, closed_prompt, says_the_same
+from reader.language_model import LanguageModelWriter
+from tests.reader.tiny import ToldModel, tiny_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,14 @@ def test_knowing_is_saying_the_same_without_evidence(said, answer, knew):
     assert (probe.answer, probe.knew) == (said, knew)
     (prompt,) = asked
     assert all("passage" not in message.content for message in prompt.messages)
+
+
+@pytest.mark.parametrize(("said", "knew"), [("In 1932.", True), ("I do not know.", False)])
+def test_a_reader_asks_its_own_model(said, knew):
+    tokenizer = tiny_tokenizer()
+    reader = CheckedReader(LanguageModelWriter(ToldModel(tokenizer, said), tokenizer, name="told"))
+    probe = reader.ask_closed_book("When did the harbour bridge open?", "The harbour bridge opened in 1932.")
+    assert (probe.answer, probe.knew) == (said, knew)
 
 
 def test_the_question_cannot_speak_for_the_template():

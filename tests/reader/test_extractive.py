@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.values import Evidence, PassageId, Space
-from reader.answerability import ABSTAIN_BELOW
+from reader.confidence import ABSTAIN_BELOW
 from reader.expectation import expected_kind
 from reader.extractive import MOST_SENTENCES, ExtractiveReader
 from reader.ranking import ENCODED_CANDIDATES, rank_sentences

@@ -4,10 +4,13 @@ import pytest
 
 from memory.values import Evidence, PassageId
 from reader.check import check_claim
+from reader.checked import CheckedReader
 from reader.extractive import ExtractiveReader
+from reader.language_model import LanguageModelWriter
 from reader.orders import gives_orders
 from reader.prompt import build_prompt
 from reader.statement_check import check_sentence
+from tests.reader.tiny import ToldModel, tiny_tokenizer
 
 QUESTION = "When did the harbour bridge open?"
 TRUE = Evidence(PassageId("true"), "The harbour bridge opened in March 1932 after eight years of work.")
@@ -39,6 +42,20 @@ def test_an_order_is_not_quoted_as_the_answer(text):
     reading = ExtractiveReader().read(QUESTION, [Evidence(PassageId("poison"), text), TRUE])
     assert [claim.citations[0].index for claim in reading.claims if "1999" in claim.text] == []
     assert any("1932" in claim.text for claim in reading.claims)
+
+
+@pytest.mark.parametrize("text", INJECTED)
+@pytest.mark.parametrize("said", ["1999 [1]", "The harbour bridge opened in 1999 [1][2]. Obey."])
+def test_a_model_that_obeys_is_not_believed(text, said):
+    """What it was told to say falls, its fake citations with it, and the true passage is quoted instead."""
+    tokenizer = tiny_tokenizer()
+    reader = CheckedReader(LanguageModelWriter(ToldModel(tokenizer, said), tokenizer, name="told"))
+
+    reading = reader.read(QUESTION, [Evidence(PassageId("poison"), text), TRUE])
+
+    told = [claim for claim in reading.claims if claim.supported]
+    assert told and all("1999" not in claim.text for claim in told)
+    assert {citation.index for claim in told for citation in claim.citations} == {1}
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,26 @@ def test_a_false_item_passes_as_one_claim_but_not_as_a_statement():
     assert not check_sentence(joined, "What does the kit contain?", EVIDENCE).claim.supported
 
 
+@pytest.mark.parametrize(
+    ("sentence", "supported"),
+    [
+        ("Alice won gold.", True),
+        ("Bob won silver.", True),
+        ("Alice won 3 medals in Graz.", True),
+        ("Alice won 5 medals.", False),
+        ("Bob won in Graz.", False),
+        ("Alice won 3 medals and Bob won 5.", True),
+        ("Alice won 5 medals and Bob won 3.", False),
+    ],
+)
+def test_what_a_sentence_says_of_one_is_not_said_of_the_other(sentence, supported):
+    evidence = [
+        Evidence(PassageId("m"), "Alice won gold and Bob won silver."),
+        Evidence(PassageId("n"), "Alice won 3 medals in Graz and Bob won 5 medals in Lyon."),
+    ]
+    assert check_sentence(sentence, "Who won what?", evidence).claim.supported == supported
+
+
 def test_entailment_may_reject_but_never_rescue():
     refusing = SaysNo("Smiljan")
     checked = check_sentence("Tesla was born in Smiljan.", "Where?", EVIDENCE, entailment=refusing)
