@@ -232,7 +232,7 @@ ANSWERABLE_KNOTS: tuple[tuple[float, float], ...] = (
 
 WEIGHTS: dict[bool, tuple[float, ...]] = {{
 {weights}}}
-"""Weights of all signals: is the answer right? False: quoted, True: a model's words."""
+"""Weights of all signals: is the answer right? False: quoted, True: a model's words, if fitted."""
 
 KNOTS: dict[bool, tuple[tuple[float, float], ...]] = {{
 {knots}}}

@@ -13,7 +13,10 @@ from memory.sentences import sentence_spans
 from reader.entailment import Pair
 from reader.words import content_stems
 
-LEAST_ALIGNMENT = 0.4
+LEAST_ALIGNMENT = 0.6
+"""All of 144 true statements of squad13 scored more with all-MiniLM-L6-v2, but so did the altered ones that
+the rules let pass: of what has the words, the encoder does not tell what is said.
+"""
 
 
 class Alignment:

@@ -22,9 +22,8 @@ ANSWERABLE_KNOTS: tuple[tuple[float, float], ...] = (
 
 WEIGHTS: dict[bool, tuple[float, ...]] = {
     False: (-2.104, 0.619, 0.947, 1.712, 0.247, -0.0),
-    True: (-2.04, 0.58, 0.97, 1.92, 0.01, 0.0),
 }
-"""Weights of all signals: is the answer right? False: quoted, True: a model's words."""
+"""Weights of all signals: is the answer right? False: quoted, True: a model's words, if fitted."""
 
 KNOTS: dict[bool, tuple[tuple[float, float], ...]] = {
     False: (
@@ -41,10 +40,6 @@ KNOTS: dict[bool, tuple[tuple[float, float], ...]] = {
         (1.162, 0.7593),
         (1.634, 0.821),
         (2.195, 0.8827),
-    ),
-    True: (
-        (-3.0, 0.05),
-        (3.0, 0.95),
     ),
 }
 """Score → how often an answer of that score was right, ascending in both."""

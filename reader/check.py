@@ -19,6 +19,7 @@ from reader.names import codes_in, names_in
 from reader.negation import contradicts
 from reader.numbers import Quantity, quantities_in
 from reader.roles import turned
+from reader.statements import statements_of
 from reader.windows import Window, windows_of
 from reader.words import Word, content_stems, words_of
 
@@ -178,14 +179,19 @@ def _why_not(
 def _crosses(claim: Parts, window: Window) -> bool:
     """Say whether the claim joins names and numbers that one sentence has in different statements.
 
-    "Alice won gold and Bob won silver" carries no "Alice won silver".
+    "Alice won gold and Bob won silver" carries no "Alice won silver". A claim of several statements is not
+    looked at: ``reader.statement_check`` looks at each.
     """
-    if window.first < window.last or len(window.statements) < 2:
+    sentences = window.statements
+    if all(len(statements) < 2 for statements in sentences) or len(statements_of(claim.text)) > 1:
         return False
     keys = {name.stem for name in claim.names}
     keys |= {word.stem for word in claim.words if any(char.isdigit() for char in word.text)}
-    held = keys & frozenset.union(*window.statements)
-    return len(held) > 1 and not any(held <= statement for statement in window.statements)
+    for statements in sentences:
+        held = keys & frozenset.union(*statements)
+        if len(held) > 1 and not any(held <= own for each in sentences for own in each):
+            return True
+    return False
 
 
 def _has_quantity(window: Window, quantity: Quantity) -> bool:

@@ -95,11 +95,17 @@ def answerable(signals: Signals) -> float:
 
 
 def confidence(signals: Signals, *, written: bool) -> float:
-    """Return the probability, 0..1, that the answer is right; ``written``: in a model's words, not quoted."""
+    """Return the probability, 0..1, that the answer is right; ``written``: in a model's words, not quoted.
+
+    While ``reader.calibration`` has quoted answers only, a written one is as sure as the quotes that it rests
+    on, times the share of it that they carry.
+    """
     if not signals.answerability:
         return 0.0
-    score = sum(weight * value for weight, value in zip(WEIGHTS[written], signals.features, strict=True))
-    return interpolate(KNOTS[written], score)
+    kind = written if written in KNOTS else False
+    score = sum(weight * value for weight, value in zip(WEIGHTS[kind], signals.features, strict=True))
+    chance = interpolate(KNOTS[kind], score)
+    return chance if kind == written else chance * signals.carried
 
 
 def interpolate(knots: Sequence[tuple[float, float]], score: float) -> float:

@@ -45,7 +45,7 @@ def statements_of(sentence: str) -> list[Statement]:
 
 
 def _cut(text: str, most: int) -> list[str]:
-    if most < 2 or _UNCUT.search(text):
+    if most < 2:
         return [text]
     for rule in _RULES:
         parts = rule(_Sentence(text))
@@ -58,13 +58,18 @@ def _cut(text: str, most: int) -> list[str]:
     return [text]
 
 
-_UNCUT = re.compile(
-    r"\b(?:if|unless|whether|neither|either|nor|or|respectively|together|combined|than|total|average|sum)\b"
+_GOVERNING = re.compile(
+    r"\b(?:if|unless|whether|respectively)\b"
     r"|\b(?:said|says|claim\w*|believ\w+|argu\w+|stat(?:es|ed)|report\w*|thinks?|thought|wrote|writes|suggest\w*"
     r"|alleg\w+|den(?:y|ies|ied))\b",
     re.IGNORECASE,
 )
-"""Words under which a part by itself would say something else than within the whole."""
+"""Words that may govern what comes after them: that part by itself would say something else."""
+
+_COLLECTIVE = re.compile(
+    r"\b(?:neither|either|nor|or|together|combined|than|total|average|sum)\b", re.IGNORECASE
+)
+"""Words under which one item of a list is not told what the list is told."""
 
 _JOINING = frozenset(listed("and but while whereas"))
 _PRONOUNS = frozenset(listed("he she it they we i you who"))
@@ -158,6 +163,8 @@ def _joined(*pieces: str) -> str:
 
 def _relative(sentence: _Sentence) -> list[str] | None:
     """Part "Tesla, who was born in Smiljan, died" and "lives in Graz, which lies in Austria"."""
+    if _GOVERNING.search(sentence.text):
+        return None
     count = len(sentence.words)
     for at in range(1, count):
         if not sentence.has_comma(at) or not sentence.is_open(at):
@@ -197,6 +204,8 @@ def _clauses(sentence: _Sentence) -> list[str] | None:
         if follows >= count or not sentence.is_open(at) or not any(verb < at for verb in sentence.verbs):
             continue
         left, subject = sentence.slice(0, at), sentence.subject(at)
+        if ";" not in sentence.gap(at) and _GOVERNING.search(left):
+            continue
         begins = sentence.skip_adverbs(follows)
         if sentence.is_verb(begins):
             last_verb = max(verb for verb in sentence.verbs if verb < at)
@@ -225,6 +234,8 @@ def _clauses(sentence: _Sentence) -> list[str] | None:
 
 def _lists(sentence: _Sentence) -> list[str] | None:
     """Part "steel, glass and copper"; of two things only where both are names."""
+    if _GOVERNING.search(sentence.text) or _COLLECTIVE.search(sentence.text):
+        return None
     count = len(sentence.words)
     for at in range(1, count - 1):
         if sentence.low(at) != "and" or not sentence.is_open(at):

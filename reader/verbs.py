@@ -20,11 +20,11 @@ _PAST_AUXILIARIES = frozenset(listed("was were had did could would wasn't weren'
 
 PRESENT = (AUXILIARIES - _PAST_AUXILIARIES) | frozenset(
     listed("""
-    belongs charges closes comes consists contains costs covers ends employs exists expects feeds goes
-    grows has holds hosts houses includes joins keeps leads lies lives makes means meets moves needs
-    offers opens operates owns pays plays prefers produces provides reaches receives remains requires
-    runs says sells serves shows sits speaks spends stands starts stays supports takes teaches tells
-    uses wants weighs works
+    appear belong consist contain exist include provide receive remain require belongs charges closes
+    comes consists contains costs covers ends employs exists expects feeds goes grows has holds hosts
+    houses includes joins keeps leads lies lives makes means meets moves needs offers opens operates
+    owns pays plays prefers produces provides reaches receives remains requires runs says sells serves
+    shows sits speaks spends stands starts stays supports takes teaches tells uses wants weighs works
     """)
 )
 """Forms that say how something is, not what once happened."""

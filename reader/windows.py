@@ -69,12 +69,14 @@ class Window:
         return gives_orders(self.quote)
 
     @cached_property
-    def statements(self) -> list[frozenset[str]]:
-        """The stems of each statement that its sentences make."""
+    def statements(self) -> list[list[frozenset[str]]]:
+        """The stems of each statement of each sentence."""
         return [
-            frozenset(word.stem for word in words_of(statement.text))
+            [
+                frozenset(word.stem for word in words_of(statement.text))
+                for statement in statements_of(self.quote[start:end])
+            ]
             for start, end in sentence_spans(self.quote)
-            for statement in statements_of(self.quote[start:end])
         ]
 
     @cached_property

@@ -60,6 +60,16 @@ from reader.words import words_of
             "Wong said that the tower was sold and that it was moved.",
             ["Wong said that the tower was sold and that it was moved."],
         ),
+        (
+            "The tower is taller than the arch or the dome, and the bridge was sold.",
+            ["The tower is taller than the arch or the dome", "the bridge was sold."],
+        ),
+        (
+            "Wong said that the tower was sold; the bridge was kept.",
+            ["Wong said that the tower was sold", "the bridge was kept."],
+        ),
+        ("If the tower was sold, the arch was kept and the dome was moved.", None),
+        ("Ada and Bob won gold and silver respectively.", None),
         ("The room holds steel or glass or copper.", ["The room holds steel or glass or copper."]),
         (
             'The song "Fire and Rain" was written by Taylor.',
@@ -69,7 +79,7 @@ from reader.words import words_of
     ],
 )
 def test_what_a_sentence_states(sentence, stated):
-    assert [statement.text for statement in statements_of(sentence)] == stated
+    assert [statement.text for statement in statements_of(sentence)] == (stated or [sentence])
 
 
 def test_what_is_a_statements_own():
