@@ -13,7 +13,7 @@ INDEXES ?= build/indexes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-hierarchy bench-growth bench-load bench-reader bench-index lock clean
+.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-hierarchy bench-growth bench-load bench-checked calibrate bench-reader bench-index lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,12 @@ bench-reader: setup-dev ## Measure the reader over remembered keys and values; w
 
 bench-load: setup-dev ## Load it for ten minutes on SQLite and on PostgreSQL; writes bench/results/load.json
 	$(BIN)/python -m bench.load
+
+bench-checked: setup-dev ## Are answers carried by what they cite? Writes bench/results/checked.json
+	$(BIN)/python -m bench.checked
+
+calibrate: setup-dev ## Fit anew how sure answers are; writes reader/calibration.py
+	$(BIN)/python -m bench.calibrate_abstention --confidence --write
 
 PEERS := .venv-peers
 

@@ -1,13 +1,13 @@
 """Fit the reader's constants: how sentences are ranked, when it abstains, how sure it is.
 
-    .venv/bin/python -m bench.calibrate_abstention --encoder FOLDER [--train 900] [--held-out 450]
-    .venv/bin/python -m bench.calibrate_abstention --encoder FOLDER --confidence --write [--model FOLDER]
+    .venv/bin/python -m bench.calibrate_abstention [--train 900] [--held-out 450]
+    .venv/bin/python -m bench.calibrate_abstention --confidence --write [--model FOLDER_OR_GGUF]
 
 Questions of eight squad13 articles train, those of the other five are held out. Each is asked twice,
 with the gold paragraph among five and with it taken out. First a logistic over sentences (does it hold
 an accepted answer?) gives ``reader.ranking.RANK_WEIGHTS``, then one over the best sentence (was the gold
 paragraph there?) gives ``reader.answerability.WEIGHTS``. Prints both, and what they do on held-out questions.
-FOLDER holds a sentence-transformers encoder.
+``--encoder FOLDER`` takes another sentence-transformers encoder than a service's default.
 
 ``--confidence`` asks the same questions of the evidence that Lethe recalls, with Lethe's own encoder, and
 fits ``reader.calibration``: a logistic over what is known before answering (was the paragraph there?) and
@@ -29,7 +29,7 @@ import numpy.typing as npt
 import torch
 
 from bench.read_squad13 import open_reader
-from bench.recalled import RecalledSquad, RememberingEncoder
+from bench.recalled import RecalledSquad, RememberingEncoder, encoder_folder
 from bench.squad13 import Question, Squad, contained
 from memory.ports import Encoder, Reader
 from memory.values import Evidence, Reading
@@ -287,7 +287,7 @@ def fit_ranking(options: argparse.Namespace) -> None:
 def main() -> None:
     """Fit and report."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--encoder")
     parser.add_argument("--train", type=int, default=900)
     parser.add_argument("--held-out", type=int, default=450)
     parser.add_argument("--confidence", action="store_true")
@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--model", help="fit the answers that this language model writes")
     parser.add_argument("--converted", default="build/converted")
     options = parser.parse_args()
+    options.encoder = options.encoder or encoder_folder()
     torch.set_num_threads(1)
     if options.confidence:
         fit_confidence(options)

@@ -1,7 +1,7 @@
 """Are answers carried by what they cite, does Lethe hold back when it should? ``bench/results/checked.json``.
 
-    .venv/bin/python -m bench.checked --encoder FOLDER [--questions 300] [--vectors FOLDER]
-    .venv/bin/python -m bench.checked --encoder FOLDER --reader FOLDER_OR_GGUF --questions 60
+    .venv/bin/python -m bench.checked [--questions 300] [--vectors FOLDER]
+    .venv/bin/python -m bench.checked --reader FOLDER_OR_GGUF --questions 60
 
 Questions of the squad13 articles that ``bench.calibrate_abstention`` holds out, each asked of the evidence
 that Lethe recalls among all paragraphs, then of the same without the gold paragraph. The picture beside the
@@ -30,7 +30,7 @@ from bench.calibrate_abstention import calibration_error, is_right, split_by_art
 from bench.figures import Figures, describe_run
 from bench.main import keep
 from bench.read_squad13 import open_reader
-from bench.recalled import RecalledSquad, RememberingEncoder
+from bench.recalled import RecalledSquad, RememberingEncoder, encoder_folder
 from bench.squad13 import Question, Squad, contained
 from memory.ports import Encoder, Reader
 from memory.sentences import sentence_spans
@@ -323,7 +323,7 @@ def draw(sections: Mapping[str, Any], path: Path) -> None:
 def main() -> None:
     """Measure one reader, keep the figures beside those of the others, and draw."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--encoder", help="folder; default: a service's")
     parser.add_argument("--reader", default="extractive")
     parser.add_argument("--name", help="what the figures are kept under; default: the reader's own name")
     parser.add_argument("--converted", default="build/converted")
@@ -331,6 +331,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, help="folder to keep vectors in between runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.encoder = options.encoder or encoder_folder()
     torch.set_num_threads(1)
     squad = Squad()
     train, held = split_by_article(squad, 900, 450)

@@ -17,13 +17,21 @@ from sentence_transformers import SentenceTransformer
 
 from bench.quality import Offline, QualitySet, Query
 from bench.squad13 import Question, Squad
+from embedding.models import ModelStore
 from memory.ports import Encoder, Vectors
 from memory.values import Attributes, Content, Evidence, PassageId, SourceId, Space
 from retrieval.pack import Candidate, pack
 from service.answer import EVIDENCE_CHARACTERS, PASSAGES_OF_A_SOURCE
+from service.settings import Settings
 
 PASSAGES = 8
 """What ``/v1/answer`` recalls unless it is told otherwise."""
+
+
+def encoder_folder() -> str:
+    """Return the folder of the encoder that a service uses by default, fetched when it is missing."""
+    settings = Settings.model_validate({})
+    return str(ModelStore(settings.models_cache).get(settings.embedder))
 
 
 class RememberingEncoder:
