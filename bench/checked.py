@@ -47,6 +47,7 @@ from reader.words import words_of
 
 RESULTS = Path(__file__).resolve().parent / "results" / "checked.json"
 SEED = 11
+REFUSED = "the model found no answer"
 
 Check = Callable[[str, str, Sequence[Evidence]], bool]
 """Takes claim, question and evidence; says whether it lets the claim pass."""
@@ -109,27 +110,23 @@ def citations(asked: Sequence[Answered]) -> Figures:
     }
 
 
-def unsupported(asked: Sequence[Answered]) -> Figures:
+def unsupported(asked: Sequence[Answered], free: Sequence[Answered]) -> Figures:
     """Return how many of the claims that were drafted, and of those that were let through, are not so.
 
     A claim is taken to be so when it shares an accepted answer and the paragraph was there. Of a reader
-    that quotes, every claim is carried by its quote, and this says how many do not answer.
+    that quotes, every claim is carried by its quote: drafted are what it would quote without a bound
+    (``free``), and this says how many do not answer.
     """
-    drafted, passed = [], []
-    for one in asked:
-        for claim in one.reading.claims:
-            if claim.reason == "the model found no answer":
-                continue
-            wrong = not (one.present and _shares(claim.text, one.question.answers))
-            drafted.append(float(wrong))
-            if claim.supported:
-                passed.append(float(wrong))
-    return {
-        "claims_before": len(drafted),
-        "unsupported_before": _mean(drafted),
-        "claims_after": len(passed),
-        "unsupported_after": _mean(passed),
-    }
+    drafted = [(one, claim) for one in free for claim in one.reading.claims if claim.reason != REFUSED]
+    passed = [(one, claim) for one in asked for claim in one.reading.claims if claim.supported]
+    figures: Figures = {}
+    for name, told in (("before", drafted), ("after", passed)):
+        wrong = [not (one.present and _shares(claim.text, one.question.answers)) for one, claim in told]
+        present = [is_wrong for is_wrong, (one, _) in zip(wrong, told, strict=True) if one.present]
+        figures[f"claims_{name}"] = len(told)
+        figures[f"unsupported_{name}"] = _mean(map(float, wrong))
+        figures[f"unsupported_{name}_with_evidence"] = _mean(map(float, present))
+    return figures
 
 
 def abstention(asked: Sequence[Answered], free: Sequence[Answered]) -> Figures:
@@ -355,7 +352,7 @@ def main() -> None:
     recalled.close()
     section |= {
         "citations": citations(asked),
-        "claims": unsupported(asked),
+        "claims": unsupported(asked, unbound),
         "abstention": abstention(asked, unbound),
     }
     keep(options.results, options.name or reader.name, section)

@@ -1,0 +1,50 @@
+"""What ``bench.checked`` counts, on answers made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.checked import Answered, abstention, citations, unsupported
+from bench.squad13 import Question
+from memory.values import Citation, Claim, Evidence, PassageId, Reading, SourceId
+
+QUESTION = Question("When did the bridge open?", "gold", "Bridge", ("1932",))
+GOLD = Evidence(PassageId("g"), "The bridge opened in 1932.", source_id=SourceId("gold"))
+OTHER = Evidence(PassageId("o"), "The tower opened in 1999.", source_id=SourceId("other"))
+
+
+def answered(*claimed: int, confidence: float, present: bool = True) -> Answered:
+    """Return an answer that quotes these pieces of the evidence; none is an abstention."""
+    evidence = [GOLD if present else OTHER, OTHER]
+    claims = tuple(
+        Claim(piece.text, supported=True, citations=(Citation(index, 0, len(piece.text), piece.text),))
+        for index, piece in ((index, evidence[index]) for index in claimed)
+    )
+    return Answered(QUESTION, evidence, Reading(claims, confidence, "told"), present)
+
+
+def test_citations_are_judged_by_the_gold_paragraph() -> None:
+    figures = citations(
+        [answered(0, confidence=0.9), answered(0, 1, confidence=0.9), answered(1, confidence=0.9)]
+    )
+    assert figures["answers"] == 3
+    assert figures["citation_recall"] == pytest.approx(2 / 3, abs=1e-4)
+    assert figures["citation_precision"] == 0.5
+    assert figures["first_citation_precision"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_claims_before_and_after() -> None:
+    free = [answered(0, confidence=0.9), answered(0, confidence=0.1, present=False)]
+    asked = [free[0], answered(confidence=0.1, present=False)]
+    figures = unsupported(asked, free)
+    assert (figures["claims_before"], figures["unsupported_before"]) == (2, 0.5)
+    assert (figures["claims_after"], figures["unsupported_after"]) == (1, 0.0)
+
+
+def test_risk_grows_with_coverage_when_the_confident_are_right() -> None:
+    free = [answered(0, confidence=0.9), answered(0, confidence=0.1, present=False)]
+    figures = abstention([free[0], answered(confidence=0.1, present=False)], free)
+    assert figures["answered_with_evidence"] == 1.0
+    assert figures["answered_without_evidence"] == 0.0
+    assert figures["operating_point"] == {"coverage": 0.5, "risk": 0.0}
+    assert figures["area_under_risk_coverage"] == figures["least_area_possible"] == 0.25
