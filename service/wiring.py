@@ -272,7 +272,7 @@ def check_readers(settings: Settings) -> None:
     readers = {settings.reader, settings.reader_large}
     if OPENAI in readers:
         open_reader_server(settings).close()
-    if settings.entailment == "judge" and readers & {OPENAI, EXTRACTIVE}:
+    if settings.entailment == "judge" and (OPENAI in readers or readers <= {EXTRACTIVE, None}):
         raise InvalidInputError("a judge is a reader's own model, in this process", where="LETHE_ENTAILMENT")
     if settings.entailment in ("spans", "pairs") and settings.entailment_folder is None:
         raise InvalidInputError("say where the classifier is", where="LETHE_ENTAILMENT_FOLDER")
