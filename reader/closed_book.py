@@ -44,10 +44,10 @@ def ask_closed_book(
 def closed_prompt(question: str, reserved: Sequence[str] = ()) -> Prompt:
     """Return the question as a prompt without passages."""
     messages = [Message("system", _INSTRUCTIONS)]
-    for asked, answered in _EXAMPLES:
-        messages += [Message("user", asked), Message("assistant", answered)]
-    messages.append(Message("user", neutralise(question, reserved).strip()))
-    return Prompt(tuple(messages), draw_mark())
+    for example, answered in _EXAMPLES:
+        messages += [Message("user", example), Message("assistant", answered)]
+    asked = neutralise(question, reserved).strip()
+    return Prompt((*messages, Message("user", asked)), draw_mark(), ask=asked)
 
 
 def says_the_same(one: str, other: str, question: str) -> bool:

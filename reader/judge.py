@@ -7,7 +7,7 @@ Nothing is written: the score is what the model holds of "yes" against "no" as t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,9 +41,14 @@ class Judge:
         *,
         least: float = LEAST_CHANCE,
         most_tokens: int = 1024,
+        weigh: Callable[[Sequence[int]], torch.Tensor] | None = None,
     ) -> None:
-        """``most_tokens``: of a longer prompt the passage's end is cut."""
+        """``most_tokens``: of a longer prompt the passage's end is cut. ``weigh`` returns the logits of the
+        token after some, shape (words,), for a model that is not to be called as it is; it takes care of what
+        the model raises.
+        """
         self._model = model
+        self._weigh = weigh or self._call
         self._tokenizer = tokenizer
         self._least = least
         self._most_tokens = min(most_tokens, int(model.config.max_position_embeddings))
@@ -61,14 +66,18 @@ class Judge:
 
     @torch.inference_mode()
     def _score(self, ids: list[int]) -> float:
-        inputs = torch.tensor([ids], device=self._model.device)
+        held = self._weigh(ids).float().log_softmax(dim=-1)
+        yes, no = held[self._yes].logsumexp(dim=0), held[self._no].logsumexp(dim=0)
+        return float(torch.sigmoid(yes - no))
+
+    def _call(self, ids: Sequence[int]) -> torch.Tensor:
+        inputs = torch.tensor([list(ids)], device=self._model.device)
         try:
             output = self._model(input_ids=inputs, use_cache=False, logits_to_keep=1)
         except (RuntimeError, MemoryError) as error:  # torch says "out of memory" with either
             raise UnavailableError(f"the judge cannot run: {type(error).__name__}") from error
-        held = output.logits[0, -1].float().log_softmax(dim=-1)
-        yes, no = held[self._yes].logsumexp(dim=0), held[self._no].logsumexp(dim=0)
-        return float(torch.sigmoid(yes - no))
+        logits: torch.Tensor = output.logits[0, -1]
+        return logits
 
     def _prompt(self, pair: Pair) -> list[int]:
         """Return the prompt's tokens; a quote too long for them is cut at its end."""

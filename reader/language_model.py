@@ -192,6 +192,11 @@ class LanguageModelWriter:
         special = first and self._tokenizer.chat_template is None
         return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
 
+    def weigh(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Return the logits of the token after ``tokens``, shape (words,). Raises as ``iter_text`` does."""
+        placed = lay_out(self._shape, self._rotary, Passage((), (), None), [], tokens)
+        return self._run(placed.tokens, placed.segment, 1)[-1]
+
     def _run(self, tokens: Sequence[int], segment: Segment, keep: int) -> torch.Tensor:
         with self._turn:
             try:

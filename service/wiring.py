@@ -317,15 +317,15 @@ def load_reader(
 
     path, digest = find_weights(store.get(name))
     model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
-    if settings.entailment == "judge":
-        from reader.judge import Judge
-
-        entailment: Entailment | None = Judge(model, tokenizer, **_least(settings))
-    else:
-        entailment = load_entailment(settings, encoder)
     writer = LanguageModelWriter(model, tokenizer, name=name, digest=digest)
     if made is not None:
         made(writer.recipe)
+    if settings.entailment == "judge":
+        from reader.judge import Judge
+
+        entailment: Entailment | None = Judge(model, tokenizer, weigh=writer.weigh, **_least(settings))
+    else:
+        entailment = load_entailment(settings, encoder)
     return CheckedReader(writer, encoder=encoder, entailment=entailment)
 
 

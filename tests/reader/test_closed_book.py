@@ -38,9 +38,11 @@ def test_knowing_is_saying_the_same_without_evidence(said, answer, knew):
 @pytest.mark.parametrize(("said", "knew"), [("In 1932.", True), ("I do not know.", False)])
 def test_a_reader_asks_its_own_model(said, knew):
     tokenizer = tiny_tokenizer()
-    reader = CheckedReader(LanguageModelWriter(ToldModel(tokenizer, said), tokenizer, name="told"))
+    model = ToldModel(tokenizer, said)
+    reader = CheckedReader(LanguageModelWriter(model, tokenizer, name="told"))
     probe = reader.ask_closed_book("When did the harbour bridge open?", "The harbour bridge opened in 1932.")
     assert (probe.answer, probe.knew) == (said, knew)
+    assert any("When did the harbour bridge open?" in tokenizer.decode(part) for part in model.read)
 
 
 def test_the_question_cannot_speak_for_the_template():

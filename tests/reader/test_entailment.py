@@ -16,6 +16,7 @@ from memory.values import Evidence, PassageId
 from reader.alignment import Alignment
 from reader.entailment import Pair
 from reader.judge import Judge
+from reader.language_model import LanguageModelWriter
 from reader.pair_classifier import PairClassifier, load_pair_classifier
 from reader.span_classifier import SpanClassifier, load_span_classifier
 from reader.statement_check import check_sentence
@@ -117,6 +118,15 @@ class TestJudge:
         yes, no = yes - no, no - yes  # every byte is a token here: " yes" and " no" begin alike
         expected = held[sorted(yes)].sum() / (held[sorted(yes)].sum() + held[sorted(no)].sum())
         assert score == pytest.approx(float(expected), abs=1e-5)
+
+    @pytest.mark.parametrize("kind", ["qwen2", "llama"])
+    def test_it_judges_through_the_writer_that_has_the_model(self, kind):
+        """A model that attends over slots cannot be called as it is."""
+        tokenizer = tiny_tokenizer()
+        plain = Judge(tiny_model(kind, seed=3), tokenizer).scores(PAIRS)
+        model = tiny_model(kind, seed=3)
+        writer = LanguageModelWriter(model, tokenizer, name="tiny")
+        assert Judge(model, tokenizer, weigh=writer.weigh).scores(PAIRS) == pytest.approx(plain, abs=1e-4)
 
     def test_a_passage_cannot_speak_for_the_template(self):
         tokenizer = tiny_tokenizer()

@@ -67,7 +67,8 @@ def test_a_judge_is_the_readers_own_model(tmp_path: Path, encoder: TextEncoder) 
     own = settings(tmp_path, reader=f"hf:{folder}", entailment="judge", entailment_least=0.999)
     check_readers(own)
     reader = load_reader(own.reader, own, ModelStore(own.models_cache), encoder)
-    assert reader.read("When?", [Evidence(PassageId("a"), "The bridge opened in 1932.")]) is not None
+    evidence = [Evidence(PassageId("a"), "The harbour bridge opened in 1932.")]
+    assert reader.read("When did the harbour bridge open?", evidence).reader == own.reader
 
 
 @pytest.mark.parametrize(
