@@ -81,7 +81,7 @@ bench-checked: setup-dev ## Are answers carried by what they cite? Writes bench/
 	$(BIN)/python -m bench.checked
 
 calibrate: setup-dev ## Fit anew how sure answers are; writes reader/calibration.py
-	$(BIN)/python -m bench.calibrate_abstention --confidence --write
+	$(BIN)/python -m bench.calibrate_abstention --confidence --write --train 600 --held-out 300
 
 PEERS := .venv-peers
 
