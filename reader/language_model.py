@@ -44,8 +44,9 @@ GUESSED_TOKENS = 6
 READ_AGAIN = 32
 """So many first tokens of a passage are read again where it stands.
 
-On 15 squad13 questions, their paragraph among the three nearest others, the 0.5B model's distributions over the
-answer's tokens were .33 nats from those of reading all at once without, .29 with 8, .30 with 16, .16 with 32.
+On 15 squad13 questions, their paragraph among the three nearest others, the 0.5B model's distributions over
+the answer's tokens were .33 nats from those of reading all at once without, .29 with 8, .30 with 16, .16 with
+32.
 """
 
 _OPENINGS = 4
