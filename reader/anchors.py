@@ -72,10 +72,7 @@ def choose_anchors(masses: Mapping[int, Sequence[torch.Tensor]], count: int) -> 
 
 
 def _kept(chosen: Sequence[torch.Tensor], held: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the share of its attention each head keeps under each anchor's head's choice, (heads, anchor
-
-    heads).
-    """
+    """Return the share of its attention each head keeps under each of the anchor's, (heads, anchor heads)."""
     total = torch.zeros(len(held[0]), len(chosen[0]))
     for own, other in zip(chosen, held, strict=True):
         count = max(1, round(SHARE * own.shape[1]))

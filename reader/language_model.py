@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,8 @@ class LanguageModelWriter:
             FORMAT,
             {
                 "model": digest,
-                "numeric class": f"{self._shape.device.type} {self._shape.dtype}",
-                "prompt": hashlib.sha256(repr(build_prompt("", (), str, mark=_NO_MARK)).encode()).hexdigest(),
+                "numeric class": f"{_kind_of(self._shape.device)} {self._shape.dtype}",
+                "opening": hashlib.sha256(repr(self._read_behind()).encode()).hexdigest(),
             },
         )
 
@@ -162,7 +163,7 @@ class LanguageModelWriter:
         if len(cut.tokens()) > self._most_prompt_tokens:
             cut = Cut((), (), cut.tokens()[-self._most_prompt_tokens :])
         tokens: list[int] = []
-        for new in self._iter_tokens(cut, prompt, spent, shelf):
+        for new in self._iter_tokens(cut, spent, shelf):
             tokens += new
             yield self._tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
 
@@ -198,11 +199,8 @@ class LanguageModelWriter:
         return self._run(placed.tokens, placed.segment, 1)[-1]
 
     def _run(self, tokens: Sequence[int], segment: Segment, keep: int) -> torch.Tensor:
-        with self._turn:
-            try:
-                return run(self._model, tokens, [segment], keep=keep)
-            except (RuntimeError, MemoryError) as error:  # torch says "out of memory" with either
-                raise UnavailableError(f"the language model cannot run: {type(error).__name__}") from error
+        with self._turn, _running():
+            return run(self._model, tokens, [segment], keep=keep)
 
     def _read_opening(self, tokens: Sequence[int]) -> WholeMemory | None:
         """Return what is made of a prompt's beginning; it is read when it is not one of the last few."""
@@ -224,17 +222,29 @@ class LanguageModelWriter:
         self, opening: Passage, header: Sequence[int], body: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys, before they are turned, and values of the last part that is not empty."""
-        placed = lay_out(self._shape, self._rotary, opening, [], [*header, *body])
+        with _running():
+            placed = lay_out(self._shape, self._rotary, opening, [], [*header, *body])
         self._run(placed.tokens, placed.segment, 1)
         count = len(body) or len(opening.body)
         return take_out(placed.slots, self._rotary, placed.segment.places[-count:])
 
-    def _recall(self, texts: Sequence[Text], prompt: Prompt, shelf: Shelf) -> dict[PassageId, PassageMemory]:
+    def _read_behind(self) -> Sequence[int]:
+        """Return what passages are read behind to be remembered: the same for all, whatever the mark is."""
+        return self.cut(build_prompt("", (), draw_mark, self._reserved, mark=_NO_MARK)).opening
+
+    def _recall(self, texts: Sequence[Text], shelf: Shelf) -> dict[PassageId, PassageMemory]:
         """Return what is remembered of whole passages, reading those that are not on the shelf."""
-        wanted = {text.fenced.of: text for text in texts if text.fenced.of is not None and text.body}
+        wanted = {
+            text.fenced.of: text
+            for text in texts
+            # A text that holds the mark they are read by, which is no secret, is read in its place.
+            if text.fenced.of is not None
+            and text.body
+            and _NO_MARK not in text.fenced.head + text.fenced.text
+        }
         held = shelf.find(self._recipe, list(wanted))
         found: dict[PassageId, PassageMemory] = {}
-        before, _ = self._frame(prompt)
+        opening = self._read_behind()
         for passage, text in wanted.items():
             payload = held.get(passage)
             try:
@@ -242,8 +252,6 @@ class LanguageModelWriter:
             except CorruptionError:
                 memory = None
             if memory is None or memory.length != len(text.body):
-                # Read behind a prompt that is the same for all, whatever this process's mark is.
-                opening = self.ids(before.replace(prompt.mark, _NO_MARK), first=True)
                 header = self.ids(open_fence(_NO_MARK, 1, text.fenced.head))
                 behind = Passage((), opening, self._read_opening(opening))
                 memory = compress(*self._read(behind, header, text.body))
@@ -251,8 +259,8 @@ class LanguageModelWriter:
             found[passage] = memory
         return found
 
-    def _lay_out(self, cut: Cut, prompt: Prompt, shelf: Shelf | None) -> Placed:
-        remembered = {} if shelf is None else self._recall(cut.texts, prompt, shelf)
+    def _lay_out(self, cut: Cut, shelf: Shelf | None) -> Placed:
+        remembered = {} if shelf is None else self._recall(cut.texts, shelf)
         passages = [
             Passage(text.header, text.body, remembered.get(text.fenced.of) if text.fenced.of else None)
             for text in cut.texts
@@ -267,9 +275,7 @@ class LanguageModelWriter:
             spare=self._most_new_tokens + GUESSED_TOKENS + 1,
         )
 
-    def _iter_tokens(
-        self, cut: Cut, prompt: Prompt, spent: Spent, shelf: Shelf | None
-    ) -> Iterator[list[int]]:
+    def _iter_tokens(self, cut: Cut, spent: Spent, shelf: Shelf | None) -> Iterator[list[int]]:
         """Decode greedily; yield the tokens that each step of the model settled, without the end token.
 
         A step tries the tokens that followed the last two before (prompt lookup decoding, Saxena 2023):
@@ -279,7 +285,8 @@ class LanguageModelWriter:
         spent.prompt_tokens = len(history)
         written = 0
         started = time.perf_counter()
-        placed = self._lay_out(cut, prompt, shelf)
+        with _running():
+            placed = self._lay_out(cut, shelf)
         spent.read_tokens = len(placed.tokens)
         new = _likeliest(self._run(placed.tokens, placed.segment, 1))
         spent.prefill_ms = _since(started)
@@ -309,6 +316,22 @@ class LanguageModelWriter:
             end += 1 + right
             new = best[: right + 1]
             spent.decode_ms += _since(started)
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Raise ``UnavailableError`` where torch says "out of memory", which it does with either error."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise UnavailableError(f"the language model cannot run: {type(error).__name__}") from error
+
+
+def _kind_of(device: torch.device) -> str:
+    """Return what kind of processor computes: others give other bits."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _likeliest(logits: torch.Tensor) -> list[int]:

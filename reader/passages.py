@@ -26,10 +26,10 @@ FORMAT = 1
 
 
 class Memory(Protocol):
-    """Keys and values that can be placed. ``offsets`` are where kept tokens stood, (layers, kv_heads, kept),
-    and
+    """Keys and values that can be placed.
 
-    ``bias`` what is added to their logits: both ``None`` where all ``length`` tokens are kept.
+    ``offsets`` are where kept tokens stood, (layers, kv_heads, kept), and ``bias`` what is added to their
+    logits: both ``None`` where all ``length`` tokens are kept.
     """
 
     @property
@@ -118,16 +118,6 @@ def from_bytes(payload: bytes, device: torch.device) -> PassageMemory:
         return PassageMemory(length, **parts)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CorruptionError("a memory that cannot be read") from error
-
-
-def remember(
-    model: Any, shape: Shape, rotary: Rotary, prefix: Sequence[int], tokens: Sequence[int]
-) -> PassageMemory:
-    """Read a passage behind ``prefix`` and return what is kept of it. One passage a pass: the same bits
-
-    always.
-    """
-    return compress(*read_alone(model, shape, rotary, prefix, tokens))
 
 
 def read_alone(

@@ -104,10 +104,7 @@ def _size(passage: Passage) -> int:
 
 
 def _spread(memory: Memory, start: int, device: torch.device) -> torch.Tensor:
-    """Return positions for the slots of a memory, rising, within its passage: who comes later sees them
-
-    all.
-    """
+    """Return rising positions for a memory's slots, within its passage: who comes later sees them all."""
     if memory.offsets is None:
         return torch.arange(start, start + memory.length, device=device)
     last = start + memory.length - 1

@@ -1,6 +1,6 @@
 """Build the prompt: evidence as numbered, fenced data; the question last.
 
-Each request draws a random mark that fences every passage. A text can neither close its fence nor
+A random mark, drawn for a process or a request, fences every passage. A text can neither close its fence nor
 open another: it does not know the mark, and were it to contain it, another is drawn. Worked examples
 go before: they show a small model the form of an answer better than any instruction (exact match of a
 0.5B model on the same 30 squad13 questions: .40 with two examples, .03 with the instructions alone).

@@ -216,10 +216,7 @@ def choose(
 def gather(
     slots: Slots, layer: int, chosen: Blocks, end: int, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return (keys, values, positions, bias) of chosen blocks, and of all slots before ``end`` beyond
-
-    memory.
-    """
+    """Return (keys, values, positions, bias) of chosen blocks, and of all beyond memory before ``end``."""
     heads = torch.arange(len(chosen), device=chosen.device)[:, None]
     held = chosen.clamp_min(0)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -61,6 +63,7 @@ from unlearning.certificate import SigningKey
 from unlearning.forget import Purge, Settle
 
 EXTRACTIVE = "extractive"
+_DIGEST = re.compile("[0-9a-f]{64}")
 Made = Callable[[Recipe], None]
 OPENAI = "openai"
 LEAST_KEY_CHARACTERS = 16
@@ -215,12 +218,17 @@ def load_local_encoder(settings: Settings, store: ModelStore) -> Encoder:
 
 
 def find_weights(folder: Path) -> tuple[Path, str]:
-    """Return what a language model is loaded from, a GGUF file or the whole folder, and its digest.
+    """Return what a language model is loaded from, a GGUF file or a folder, and what names its weights.
 
-    Files of the model store are links to blobs named by their digest.
+    Files of the model store are links to blobs named by their digest. Of other files, which may be replaced
+    under the same name, sizes and times of change count.
     """
     files = sorted(folder.glob("*.gguf"))
-    return (files[0], files[0].resolve().name) if files else (folder, folder.name)
+    blob = files[0].resolve() if files else folder
+    if _DIGEST.fullmatch(blob.name):
+        return files[0], blob.name
+    told = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
+    return files[0] if files else folder, hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def make_reader(

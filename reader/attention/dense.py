@@ -10,10 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 @dataclass(frozen=True, slots=True)
 class Logits:
-    """How a layer makes logits of products: times ``scaling``, and not beyond ``cap`` (Gemma 2) where it
-
-    is set.
-    """
+    """How a layer makes logits of products: times ``scaling``, and not beyond ``cap`` (Gemma 2), if any."""
 
     scaling: float
     cap: float | None = None

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from memory.errors import InvalidInputError
 from reader.attention.dense import Logits, attend
 from reader.attention.slots import Segment, Shape
 
@@ -33,8 +34,13 @@ class Attends(Protocol):
 
 
 def use_slots(model: Any) -> Shape:
-    """Have a transformers model attend over slots from now on; return what its keys and values look like."""
+    """Have a transformers model attend over slots from now on; return what its keys and values look like.
+
+    Raises ``InvalidInputError`` for a model whose attention does what slots do not.
+    """
     config = model.config.get_text_config()
+    if any(hasattr(module, "sinks") for module in model.get_decoder().modules()):
+        raise InvalidInputError(f"{config.model_type} models: attention with sinks is not read")
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _no_mask)
     model.set_attn_implementation(NAME)
@@ -101,9 +107,12 @@ def _attention(
     router: Attends | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Take (1, heads, tokens, dim) and return (1, tokens, heads, dim), as transformers wants it."""
+    if s_aux is not None:
+        raise InvalidInputError("this model's attention has sinks of its own: it is not read")
     heads, tokens, dim = query.shape[1:]
     layer = module.layer_idx
     how = Logits(scaling, softcap)

@@ -19,14 +19,13 @@ _FIXED = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
 
 
 class Rotary:
-    """The rotary embedding of one model. Raises ``InvalidInputError`` for one that keys cannot be moved
-
-    in.
-    """
+    """The rotary embedding of one model; ``InvalidInputError`` for one that keys cannot be moved in."""
 
     def __init__(self, model: Any) -> None:
         decoder = model.get_decoder()
         config = model.config.get_text_config()
+        if not hasattr(decoder, "rotary_emb"):
+            raise InvalidInputError(f"{config.model_type} models have no rotary embedding: they are not read")
         self._embed = decoder.rotary_emb
         types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         by_type = "layer_type" in inspect.signature(type(self._embed).forward).parameters

@@ -100,10 +100,7 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Queries that choose together: from ``start`` to ``stop`` in their segment; they see slots before
-
-    ``end``.
-    """
+    """Queries that choose together, ``start`` to ``stop`` in their segment; they see slots before ``end``."""
 
     start: int
     stop: int

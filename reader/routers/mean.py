@@ -11,9 +11,9 @@ from reader.attention.slots import BLOCK, Slots, Tile
 def mean(
     queries: torch.Tensor, slots: Slots, layer: int, tile: Tile, asked: torch.Tensor, how: Logits
 ) -> torch.Tensor:
-    """Return shares of attention by block (``reader.routing.Score``): those of means, each for all its
+    """Return shares of attention by block: those of means, each for all its keys
 
-    keys.
+    (``reader.routing.Score``).
     """
     blocks = -(-tile.end // BLOCK)
     there = slots.positions[: blocks * BLOCK].reshape(blocks, BLOCK, 1) >= 0

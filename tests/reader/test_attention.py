@@ -11,7 +11,7 @@ import torch
 from memory.errors import CorruptionError
 from reader.attention.function import run, use_slots, windows_of
 from reader.attention.rotary import Rotary
-from reader.passages import WholeMemory, from_bytes, read_alone, remember
+from reader.passages import WholeMemory, compress, from_bytes, read_alone
 from reader.placing import Passage, Placed, lay_out
 from reader.routers.exact import exact
 from reader.routing import Router, Rule, choose, spread_anchors
@@ -140,7 +140,7 @@ def test_eight_bits_are_near(family: str) -> None:
     body = PASSAGES[1][1]
     keys, values = read_alone(model, shape, rotary, PREFIX, body)
 
-    memory = from_bytes(remember(model, shape, rotary, PREFIX, body).to_bytes(), shape.device)
+    memory = from_bytes(compress(*read_alone(model, shape, rotary, PREFIX, body)).to_bytes(), shape.device)
 
     near_keys, near_values = memory.restore()
     assert ((near_keys - keys).abs() <= 0.5001 * memory.key_step + 1e-6).all()

@@ -15,7 +15,7 @@ from reader.compaction.attention_matching import match_attention
 from reader.compaction.expected_attention import expect_attention
 from reader.compaction.method import EXEMPT, compact
 from reader.compaction.most_attended import keep_most_attended
-from reader.passages import from_bytes, remember
+from reader.passages import compress, from_bytes, read_alone
 from reader.placing import Passage, lay_out
 from tests.reader.families import build
 from tests.reader.test_attention import PREFIX, QUESTION, draw
@@ -45,10 +45,7 @@ def test_the_first_tokens_and_as_many_as_asked_are_kept(method: Any) -> None:
 
 
 def test_matching_reads_what_all_keys_say() -> None:
-    """Bias and values bring what is read nearer than the kept keys alone do, also to queries it was not
-
-    fitted on.
-    """
+    """Bias and values bring what is read nearer than kept keys alone, for queries of no fitting, too."""
     keys, values, queries = drawn(1)
     fitted, held_back = queries[:, :150], queries[:, 150:]
     kept = match_attention(keys, values, fitted, HOW, 25)
@@ -88,7 +85,7 @@ def test_all_but_one_token_is_nearly_all(family: str) -> None:
         )
         return run(model, placed.tokens, [placed.segment], keep=len(QUESTION)).log_softmax(-1)
 
-    whole = read(remember(model, shape, rotary, PREFIX, BODY))
+    whole = read(compress(*read_alone(model, shape, rotary, PREFIX, BODY)))
     errors = []
     for kept in (149, 75, 30):
         memory = compact(

@@ -82,10 +82,7 @@ def test_quest_is_a_bound() -> None:
 
 
 def test_a_key_that_stands_out_is_found() -> None:
-    """All scores see a block whose keys all answer the query; the mean's does not see a single one,
-
-    Quest's does.
-    """
+    """All scores see a block whose keys all answer the query; a single key is seen by Quest's, too."""
     slots, _, tile, asked = filled()
     wanted = torch.ones(2, 1, 1, 8)
     slots.keys[0, :, 2 * BLOCK : 3 * BLOCK] = 4.0
