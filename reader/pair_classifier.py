@@ -30,7 +30,9 @@ class PairClassifier:
         self._model = model
         self._tokenizer = tokenizer
         self._least = least
-        self._most_tokens = int(model.config.max_position_embeddings)
+        # RoBERTa's positions count two that no text can use; its tokenizer knows. T5 has no such limit.
+        positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+        self._most_tokens = int(min(positions, tokenizer.model_max_length))
         self._entailed = _entailed_label(model.config.id2label)
 
     @property

@@ -33,7 +33,9 @@ class SpanClassifier:
         self._tokenizer = tokenizer
         self._least = least
         self._context = context
-        self._most_tokens = int(model.config.max_position_embeddings)
+        # RoBERTa's positions count two that no text can use; its tokenizer knows. T5 has no such limit.
+        positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+        self._most_tokens = int(min(positions, tokenizer.model_max_length))
         self._flagged = _flagged_labels(model.config.id2label)
 
     @property
