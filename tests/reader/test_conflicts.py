@@ -8,11 +8,13 @@ from memory.values import Citation, Claim, Evidence, PassageId, SourceId
 from reader.conflicts import settle
 
 
-def piece(text, *, day=None, source=None):
+def piece(text, *, day=None, source=None, title=None, heading=()):
     at = None if day is None else datetime(2024, 1, day, tzinfo=UTC)
     return Evidence(
-        PassageId(text + str(day) + str(source)),
+        PassageId(text + str(day) + str(source) + str(title)),
         text,
+        title=title,
+        heading=heading,
         occurred_at=at,
         source_id=None if source is None else SourceId(source),
     )
@@ -113,6 +115,62 @@ def test_what_does_not_disagree_is_left_alone(one, other):
     told, claims = settled("What is known?", evidence)
     assert told == [one]
     assert len(claims) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "first", "others"),
+    [
+        (
+            "How long is the warranty of the Alpha pump?",
+            piece("The warranty is 24 months.", day=1, title="Alpha pump"),
+            [piece("The warranty is 12 months.", day=9, title="Beta pump")],
+        ),
+        (
+            "When does the Graz office open?",
+            piece("The office opens at 7 a.m.", day=1, title="Offices", heading=("Graz",)),
+            [piece("The office opens at 8 a.m.", day=9, title="Offices", heading=("Linz",))],
+        ),
+        (
+            "When was the harbour bridge opened?",
+            piece("It was opened in 1932.", source="a", title="Harbour bridge"),
+            [
+                piece("It was opened in 1950.", source="b", title="Tower"),
+                piece("In all it was opened in 1950.", source="c", title="Town hall"),
+            ],
+        ),
+    ],
+)
+def test_what_is_said_under_another_title_is_said_of_something_else(question, first, others):
+    told, claims = settled(question, [first, *others])
+    assert told == [first.text]
+    assert len(claims) == 1
+
+
+def test_another_title_brings_no_witness():
+    evidence = [
+        piece("It was opened in 1932.", source="a", title="Harbour bridge"),
+        piece("It was opened in 1950.", source="b", title="Harbour bridge"),
+        piece("In all it was opened in 1932.", source="c", title="Town hall"),
+    ]
+    told, _ = settled("When was the harbour bridge opened?", evidence)
+    assert told == ["It was opened in 1932.", "It was opened in 1950."]
+
+
+def test_sources_that_name_the_subject_oppose_under_any_title():
+    evidence = [
+        piece("Acme opens at 7 a.m.", day=1, title="Handbook"),
+        piece("Acme opens at 8 a.m.", day=9, title="Notice"),
+    ]
+    assert settled("When does Acme open?", evidence)[0] == ["Acme opens at 8 a.m."]
+
+
+def test_sentences_under_one_title_oppose():
+    evidence = [
+        piece("The warranty is 24 months.", day=1, title="Alpha pump"),
+        piece("The warranty is 12 months.", day=9, title="Alpha pump"),
+    ]
+    told, _ = settled("How long is the warranty of the Alpha pump?", evidence)
+    assert told == ["The warranty is 12 months."]
 
 
 def test_a_year_and_a_date_are_of_one_kind():
