@@ -117,6 +117,12 @@ def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence])
 def _read(sentence: Window, piece: Evidence) -> _Said:
     parts = Parts(sentence.quote)
     names = frozenset(name.stem for name in parts.names)
+    place = tuple(text.strip().casefold() for text in (piece.title or "", *piece.heading))
+    subject = frozenset(name.stem for name in subject_of(parts))
+    return _Said(sentence, place, subject, parts.stems - names, names, _values(parts))
+
+
+def _values(parts: Parts) -> frozenset[Value]:
     values: set[Value] = {
         ("date", date.year, date.month, date.day)
         for date in parts.dates
@@ -130,9 +136,7 @@ def _read(sentence: Window, piece: Evidence) -> _Said:
             else (quantity.unit, quantity.value, quantity.bound)
         )
     values |= {("code", code) for code in parts.codes}
-    place = tuple(text.strip().casefold() for text in (piece.title or "", *piece.heading))
-    subject = frozenset(name.stem for name in subject_of(parts))
-    return _Said(sentence, place, subject, parts.stems - names, names, frozenset(values))
+    return frozenset(values)
 
 
 def _says_more(other: Date, date: Date) -> bool:
@@ -187,13 +191,18 @@ def _speak_of_one(one: _Said, other: _Said) -> bool:
 
 
 def _rules_out(own: _Said, other: _Said, asked: Parts) -> bool:
-    """Say whether two sentences of one pattern differ in just one value, or in the name that one may bear."""
+    """Say whether two sentences of one pattern differ in just one value, or in the name that one may bear.
+
+    A value that the question names tells which thing is meant, not what is said of it: who asks for room 12
+    is told nothing of room 11. Where both sides agree with it ("in 1932": in March, in June) they may differ.
+    """
     mine, theirs = own.values - other.values, other.values - own.values
     if own.names == other.names:
         if not len(mine) == len(theirs) == 1:
             return False
         (one,), (another,) = mine, theirs
-        return one[0] == another[0] and not _agree(one, another)
+        is_asked = any(_agree(one, value) != _agree(another, value) for value in _values(asked))
+        return one[0] == another[0] and not _agree(one, another) and not is_asked
     if mine or theirs or not own.names & other.names:
         return False
     mine_named, their_named = own.names - other.names, other.names - own.names

@@ -173,6 +173,36 @@ def test_sentences_under_one_title_oppose():
     assert told == ["The warranty is 12 months."]
 
 
+@pytest.mark.parametrize(
+    ("question", "meant", "other"),
+    [
+        ("Where is room 12?", "Room 12 is on the second floor.", "Room 11 is on the second floor."),
+        (
+            "What was the budget in 2020?",
+            "The budget in 2020 was 5 million euros.",
+            "The budget in 2021 was 5 million euros.",
+        ),
+        ("When does train 12 leave?", "Train 12 leaves at 7 a.m.", "Train 14 leaves at 7 a.m."),
+        ("Who uses pump B12?", "Pump B12 is used in the mill.", "Pump B14 is used in the mill."),
+        ("What is on 3 May?", "The fair is on 3 May 2024.", "The fair is on 9 May 2024."),
+    ],
+)
+def test_a_value_that_the_question_names_is_not_in_conflict(question, meant, other):
+    evidence = [piece(meant, day=1), piece(other, day=9)]
+    told, claims = settled(question, evidence)
+    assert told == [meant]
+    assert len(claims) == 1
+
+
+def test_two_dates_in_the_year_that_was_asked_for_oppose():
+    evidence = [
+        piece("The harbour bridge opened in March 1932."),
+        piece("The harbour bridge opened in June 1932."),
+    ]
+    told, _ = settled("When in 1932 did the harbour bridge open?", evidence)
+    assert told == [piece.text for piece in evidence]
+
+
 def test_a_year_and_a_date_are_of_one_kind():
     evidence = [
         piece("The harbour bridge opened in 1999."),
