@@ -233,7 +233,7 @@ def _missing_name(
         elsewhere |= {word.stem for word in words_of(text)}
     for sentence in around:
         elsewhere |= {word.stem for word in sentence.words}
-    subject = {name.start for name in _subject(claim)}
+    subject = {name.start for name in subject_of(claim)}
     borrowed: Word | None = None
     for name in claim.names:
         if name.stem in inside:
@@ -250,11 +250,11 @@ def _missing_name(
     return None
 
 
-def _subject(claim: Parts) -> list[Word]:
-    """The names in front of the claim's first other word of content: what it speaks of."""
-    names = {name.start for name in claim.names}
+def subject_of(said: Parts) -> list[Word]:
+    """Return the names in front of the first other word of content: what a sentence speaks of."""
+    names = {name.start for name in said.names}
     subject = []
-    for word in claim.words:
+    for word in said.words:
         if word.start in names:
             subject.append(word)
         elif word.is_content and not any(char.isdigit() for char in word.text):

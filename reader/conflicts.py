@@ -2,7 +2,8 @@
 
 First by time: of a state that changes ("the office opens at seven") the newest holds, when all sides are
 dated. Then by independent sources: the side that more of them say. What stays open is shown from all sides,
-each cited. By rules, over single sentences; what is worded otherwise is not seen to conflict.
+each cited. By rules, over single sentences; what is worded otherwise is not seen to conflict. Sentences from
+under different titles or headings are compared only where both name their subject.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memory.values import Citation, Claim, Evidence
-from reader.check import Parts
+from reader.check import Parts, subject_of
 from reader.dates import Date
 from reader.verbs import PRESENT
 from reader.windows import Window, windows_of
@@ -47,9 +48,14 @@ _YEARS = (1000, 2099)
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """A sentence of the evidence: its pattern, and what could be said otherwise in it."""
+    """A sentence of the evidence: its pattern, and what could be said otherwise in it.
+
+    ``place`` are the title and the headings that it stands under, ``subject`` the names that it opens with.
+    """
 
     sentence: Window
+    place: tuple[str, ...]
+    subject: frozenset[str]
     pattern: frozenset[str]
     names: frozenset[str]
     values: frozenset[Value]
@@ -86,7 +92,7 @@ def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence])
     windows = windows_of(evidence, longest=1)
     own_stems = [window.stems for window in windows if any(_cites(claim, window) for claim in claims)]
     everything = [
-        _read(window)
+        _read(window, evidence[window.index])
         for window in windows
         if any(_could_be_alike(window.stems, stems) for stems in own_stems) and not window.gives_orders
     ]
@@ -108,9 +114,15 @@ def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence])
     return _without_repetition(settled)
 
 
-def _read(sentence: Window) -> _Said:
+def _read(sentence: Window, piece: Evidence) -> _Said:
     parts = Parts(sentence.quote)
     names = frozenset(name.stem for name in parts.names)
+    place = tuple(text.strip().casefold() for text in (piece.title or "", *piece.heading))
+    subject = frozenset(name.stem for name in subject_of(parts))
+    return _Said(sentence, place, subject, parts.stems - names, names, _values(parts))
+
+
+def _values(parts: Parts) -> frozenset[Value]:
     values: set[Value] = {
         ("date", date.year, date.month, date.day)
         for date in parts.dates
@@ -124,7 +136,7 @@ def _read(sentence: Window) -> _Said:
             else (quantity.unit, quantity.value, quantity.bound)
         )
     values |= {("code", code) for code in parts.codes}
-    return _Said(sentence, parts.stems - names, names, frozenset(values))
+    return frozenset(values)
 
 
 def _says_more(other: Date, date: Date) -> bool:
@@ -144,7 +156,7 @@ def _sides(own: _Said, everything: Sequence[_Said], asked: Parts) -> list[_Side]
     """Return the sides of the conflict that a sentence stands in, its own first; only that when in none."""
     sides = [_Side([own])]
     for other in everything:
-        if other is own or not _is_alike(own.pattern, other.pattern):
+        if other is own or not _is_alike(own.pattern, other.pattern) or not _speak_of_one(own, other):
             continue
         if other.names == own.names and _same_values(own, other):
             sides[0].sentences.append(other)
@@ -173,14 +185,24 @@ def _is_alike(one: frozenset[str], other: frozenset[str]) -> bool:
     return bool(one & other) and len(one & other) >= SAME_PATTERN * len(one | other)
 
 
+def _speak_of_one(one: _Said, other: _Said) -> bool:
+    """Say whether two sentences may be compared: "It opened in 1932" is said of what its title names."""
+    return one.place == other.place or bool(one.subject & other.subject)
+
+
 def _rules_out(own: _Said, other: _Said, asked: Parts) -> bool:
-    """Say whether two sentences of one pattern differ in just one value, or in the name that one may bear."""
+    """Say whether two sentences of one pattern differ in just one value, or in the name that one may bear.
+
+    A value that the question names tells which thing is meant, not what is said of it: who asks for room 12
+    is told nothing of room 11. Where both sides agree with it ("in 1932": in March, in June) they may differ.
+    """
     mine, theirs = own.values - other.values, other.values - own.values
     if own.names == other.names:
         if not len(mine) == len(theirs) == 1:
             return False
         (one,), (another,) = mine, theirs
-        return one[0] == another[0] and not _agree(one, another)
+        is_asked = any(_agree(one, value) != _agree(another, value) for value in _values(asked))
+        return one[0] == another[0] and not _agree(one, another) and not is_asked
     if mine or theirs or not own.names & other.names:
         return False
     mine_named, their_named = own.names - other.names, other.names - own.names

@@ -82,6 +82,7 @@ _PREPOSITIONS = frozenset(
     when because
     """)
 )
+_LEADING = frozenset(listed("in on at during since by until from after before throughout"))
 _ADVERBS = frozenset(
     listed("then later also subsequently eventually finally soon still thus therefore there")
 )
@@ -151,6 +152,26 @@ class _Sentence:
         told = 0 < verb - first <= LONGEST_SUBJECT_WORDS and self.low(first) not in _PREPOSITIONS
         return (first, verb) if told else None
 
+    def lead(self) -> str:
+        """Return the time or place that the sentence opens with: "In 2018" or "In Graz,"; else nothing."""
+        verb = next((at for at in self.verbs if self.is_open(at)), None)  # the month of May is none
+        if verb is None or self.low(0) not in _LEADING:
+            return ""
+        commas = [at for at in range(1, verb) if self.has_comma(at)]
+        dated = {date.end for date in dates_in(self.text)} | {m.end() for m in _YEAR.finditer(self.text)}
+        ends = [at for at in range(1, verb) if self.words[at - 1].end in dated]
+        if not commas and not ends:
+            return ""
+        lead = self.text[: self.words[commas[0] if commas else ends[-1]].start]
+        return lead if _is_dated(lead) or not any(char.isdigit() for char in lead) else ""
+
+
+_YEAR = re.compile(r"\b[12]\d{3}\b(?![.,]\d)")
+
+
+def _is_dated(text: str) -> bool:
+    return bool(dates_in(text)) or _YEAR.search(text) is not None
+
 
 _CLOSED = re.compile(r"\([^)]*\)|\[[^\]]*\]|\"[^\"]*\"|“[^”]*”|«[^»]*»")
 _CLOSER = re.compile(r"[%°)\]”»\"]+")
@@ -194,6 +215,23 @@ def _relative(sentence: _Sentence) -> list[str] | None:
 
 
 def _clauses(sentence: _Sentence) -> list[str] | None:
+    """Part two clauses; the time or place that the sentence opens with goes to both.
+
+    "In 2018 England came fourth and Kane scored 6 goals" says both of 2018. Not so where a semicolon parts
+    them, or where the second has a time or place itself.
+    """
+    clauses, lead = _two_clauses(sentence), sentence.lead()
+    if clauses is None or not lead or ";" in sentence.text:
+        return clauses
+    first, second = clauses
+    if _is_dated(lead):
+        has_own = _is_dated(second)
+    else:
+        has_own = not _PREPOSITIONS.isdisjoint(word.text.lower() for word in words_of(second))
+    return clauses if has_own else [first, lead + second]
+
+
+def _two_clauses(sentence: _Sentence) -> list[str] | None:
     """Part two clauses, or two verbs with what belongs to each; a shared subject goes to both."""
     count = len(sentence.words)
     for at in range(2, count):

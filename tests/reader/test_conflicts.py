@@ -8,11 +8,13 @@ from memory.values import Citation, Claim, Evidence, PassageId, SourceId
 from reader.conflicts import settle
 
 
-def piece(text, *, day=None, source=None):
+def piece(text, *, day=None, source=None, title=None, heading=()):
     at = None if day is None else datetime(2024, 1, day, tzinfo=UTC)
     return Evidence(
-        PassageId(text + str(day) + str(source)),
+        PassageId(text + str(day) + str(source) + str(title)),
         text,
+        title=title,
+        heading=heading,
         occurred_at=at,
         source_id=None if source is None else SourceId(source),
     )
@@ -113,6 +115,92 @@ def test_what_does_not_disagree_is_left_alone(one, other):
     told, claims = settled("What is known?", evidence)
     assert told == [one]
     assert len(claims) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "first", "others"),
+    [
+        (
+            "How long is the warranty of the Alpha pump?",
+            piece("The warranty is 24 months.", day=1, title="Alpha pump"),
+            [piece("The warranty is 12 months.", day=9, title="Beta pump")],
+        ),
+        (
+            "When does the Graz office open?",
+            piece("The office opens at 7 a.m.", day=1, title="Offices", heading=("Graz",)),
+            [piece("The office opens at 8 a.m.", day=9, title="Offices", heading=("Linz",))],
+        ),
+        (
+            "When was the harbour bridge opened?",
+            piece("It was opened in 1932.", source="a", title="Harbour bridge"),
+            [
+                piece("It was opened in 1950.", source="b", title="Tower"),
+                piece("In all it was opened in 1950.", source="c", title="Town hall"),
+            ],
+        ),
+    ],
+)
+def test_what_is_said_under_another_title_is_said_of_something_else(question, first, others):
+    told, claims = settled(question, [first, *others])
+    assert told == [first.text]
+    assert len(claims) == 1
+
+
+def test_another_title_brings_no_witness():
+    evidence = [
+        piece("It was opened in 1932.", source="a", title="Harbour bridge"),
+        piece("It was opened in 1950.", source="b", title="Harbour bridge"),
+        piece("In all it was opened in 1932.", source="c", title="Town hall"),
+    ]
+    told, _ = settled("When was the harbour bridge opened?", evidence)
+    assert told == ["It was opened in 1932.", "It was opened in 1950."]
+
+
+def test_sources_that_name_the_subject_oppose_under_any_title():
+    evidence = [
+        piece("Acme opens at 7 a.m.", day=1, title="Handbook"),
+        piece("Acme opens at 8 a.m.", day=9, title="Notice"),
+    ]
+    assert settled("When does Acme open?", evidence)[0] == ["Acme opens at 8 a.m."]
+
+
+def test_sentences_under_one_title_oppose():
+    evidence = [
+        piece("The warranty is 24 months.", day=1, title="Alpha pump"),
+        piece("The warranty is 12 months.", day=9, title="Alpha pump"),
+    ]
+    told, _ = settled("How long is the warranty of the Alpha pump?", evidence)
+    assert told == ["The warranty is 12 months."]
+
+
+@pytest.mark.parametrize(
+    ("question", "meant", "other"),
+    [
+        ("Where is room 12?", "Room 12 is on the second floor.", "Room 11 is on the second floor."),
+        (
+            "What was the budget in 2020?",
+            "The budget in 2020 was 5 million euros.",
+            "The budget in 2021 was 5 million euros.",
+        ),
+        ("When does train 12 leave?", "Train 12 leaves at 7 a.m.", "Train 14 leaves at 7 a.m."),
+        ("Who uses pump B12?", "Pump B12 is used in the mill.", "Pump B14 is used in the mill."),
+        ("What is on 3 May?", "The fair is on 3 May 2024.", "The fair is on 9 May 2024."),
+    ],
+)
+def test_a_value_that_the_question_names_is_not_in_conflict(question, meant, other):
+    evidence = [piece(meant, day=1), piece(other, day=9)]
+    told, claims = settled(question, evidence)
+    assert told == [meant]
+    assert len(claims) == 1
+
+
+def test_two_dates_in_the_year_that_was_asked_for_oppose():
+    evidence = [
+        piece("The harbour bridge opened in March 1932."),
+        piece("The harbour bridge opened in June 1932."),
+    ]
+    told, _ = settled("When in 1932 did the harbour bridge open?", evidence)
+    assert told == [piece.text for piece in evidence]
 
 
 def test_a_year_and_a_date_are_of_one_kind():

@@ -98,6 +98,27 @@ def test_what_a_sentence_says_of_one_is_not_said_of_the_other(sentence, supporte
     assert check_sentence(sentence, "Who won what?", evidence).claim.supported == supported
 
 
+@pytest.mark.parametrize(
+    ("sentence", "supported"),
+    [
+        ("Kane scored 6 goals in 2018.", True),
+        ("England came fourth in 2018.", True),
+        ("England scored 6 goals.", False),
+        ("Bob arrived in Oslo on 3 May 2020.", True),
+        ("Alice left Rome on 3 May 2020.", True),
+        ("Alice arrived in Oslo on 3 May 2020.", False),
+    ],
+)
+def test_what_a_sentence_opens_with_is_said_of_both_its_clauses(sentence, supported):
+    evidence = [
+        Evidence(PassageId("g"), "In 2018 England came fourth and Kane scored 6 goals."),
+        Evidence(PassageId("o"), "On 3 May 2020 Alice left Rome and Bob arrived in Oslo."),
+    ]
+    asked = "Who came fourth, scored, left or arrived?"
+    assert check_sentence(sentence, asked, evidence).claim.supported == supported
+    assert check_claim(sentence, asked, evidence).supported == supported
+
+
 def test_entailment_may_reject_but_never_rescue():
     refusing = SaysNo("Smiljan")
     checked = check_sentence("Tesla was born in Smiljan.", "Where?", EVIDENCE, entailment=refusing)

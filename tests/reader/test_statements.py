@@ -30,6 +30,26 @@ from reader.words import words_of
             "The kit contains steel, blue glass and copper.",
             ["The kit contains steel", "The kit contains blue glass", "The kit contains copper."],
         ),
+        (
+            "In 2018 England came fourth and Kane scored 6 goals.",
+            ["In 2018 England came fourth", "In 2018 Kane scored 6 goals."],
+        ),
+        (
+            "In Graz, Alice won gold and Bob won silver.",
+            ["In Graz, Alice won gold", "In Graz, Bob won silver."],
+        ),
+        (
+            "In Graz, Alice won gold and Bob won silver in Lyon.",
+            ["In Graz, Alice won gold", "Bob won silver in Lyon."],
+        ),
+        (
+            "In 2018 England came fourth, and the museum opened in 1932.",
+            ["In 2018 England came fourth", "the museum opened in 1932."],
+        ),
+        (
+            "In 2018 England came fourth; the museum was sold.",
+            ["In 2018 England came fourth", "the museum was sold."],
+        ),
         ("Disney and Comcast own it.", ["Disney and Comcast own it."]),
         (
             "Alice, Bob and Carol signed the contract.",
