@@ -279,9 +279,7 @@ def take_times(bench: Bench, sizes: Sequence[int], progress: Progress) -> Figure
     anchors = find_anchors(bench, bench.place(cut, bench.remember(cut, paragraphs, opening), opening))
     for size in sizes:
         cut, paragraphs = _long(bench, question, size)
-        started = time.perf_counter()
         memories = bench.remember(cut, paragraphs, opening)
-        remembering = time.perf_counter() - started
 
         routers = [None, *(Router(exact, anchors, Rule(share=share)) for share in (0.1, 0.2))]
         remembered, tenth, fifth = (
@@ -296,7 +294,6 @@ def take_times(bench: Bench, sizes: Sequence[int], progress: Progress) -> Figure
             "remembered_seconds": spread(remembered),
             "routed_tenth_seconds": spread(tenth),
             "routed_fifth_seconds": spread(fifth),
-            "remembering_seconds": round(remembering, 2),
             "times_as_fast_remembered": round(min(anew) / min(remembered), 2),
             "times_as_fast_routed": round(min(anew) / min(tenth), 2),
         }
