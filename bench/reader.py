@@ -54,7 +54,7 @@ SIZES = (2_000, 4_000, 8_000)
 QUESTIONS, PASSAGES = 24, 4
 ROUTED_TOKENS = 4_000
 DENSITIES = (0.05, 0.1, 0.2)
-AGAIN = (0, 8, 16, READ_AGAIN)
+AGAIN = (0, 8, READ_AGAIN, 32)
 ANCHORS = 6
 KEPT = 0.5
 METHODS: Mapping[str, Method] = {
@@ -92,7 +92,7 @@ class Bench:
             path, digest=digest, converted=settings.models_cache / "converted"
         )
         self.writer = LanguageModelWriter(
-            self.model, self.tokenizer, name=name, draw_mark=lambda: MARK, most_prompt_tokens=1 << 20
+            self.model, self.tokenizer, name=name, mark=MARK, most_prompt_tokens=1 << 20
         )
         self.shape, self.rotary = use_slots(self.model), Rotary(self.model)
         self.windows = windows_of(self.model)

@@ -1,8 +1,9 @@
 """Build the prompt: evidence as numbered, fenced data; the question last.
 
-A random mark, drawn for a process or a request, fences every passage. A text can neither close its fence nor
-open another: it does not know the mark, and were it to contain it, another is drawn. Worked examples
-go before: they show a small model the form of an answer better than any instruction (exact match of a
+A random mark, drawn for an installation or a request, fences every passage. A text can neither close its
+fence nor open another: it does not know the mark, and were it to contain it, another is drawn. A passage's
+number stands before its fence, so that fence and text are the same wherever they stand. Worked examples go
+before: they show a small model the form of an answer better than any instruction (exact match of a
 0.5B model on the same 30 squad13 questions: .40 with two examples, .03 with the instructions alone).
 """
 
@@ -35,6 +36,10 @@ _ANSWERED = (
     ("What is the bridge made of?", "blue Swedish steel [1]"),
 )
 
+MARK_DIGITS = 8
+FIRST_NUMBER = "[1]\n"
+"""What stands before the first passage."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -46,16 +51,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """A passage as the last message shows it: the fence before it, its text, the fence after it.
+    """A passage as the last message shows it: its number, then its text between fences.
 
-    ``head`` is what the fence says of it; ``of`` is the passage whose whole text it is, ``None`` where it is
-    a part of one, or of several.
+    ``of`` is the passage whose whole text it is, ``None`` where it is a part of one, or of several.
     """
 
-    before: str
+    number: str
     text: str
-    after: str
-    head: str
     of: PassageId | None
 
 
@@ -92,13 +94,13 @@ def build_prompt(
     while any(mark in text for text in (question, *heads, *texts)):
         mark = draw_mark()
     messages = [Message("system", _INSTRUCTIONS.format(mark=mark))]
-    shown = "".join(_show(_fenced(mark, n, _head(one), one.text, None)) for n, one in enumerate(_EXAMPLE, 1))
+    shown = "".join(_show(_fence(mark, n, _head(one), one.text, None)) for n, one in enumerate(_EXAMPLE, 1))
     for asked, answer in _ANSWERED:
         messages.append(Message("user", (shown + _ASK.format(question=asked)).lstrip()))
         messages.append(Message("assistant", answer))
         shown = ""
     passages = tuple(
-        _fenced(mark, number, head, text, piece.passage_id if piece.is_whole else None)
+        _fence(mark, number, head, text, piece.passage_id if piece.is_whole else None)
         for number, (head, text, piece) in enumerate(zip(heads, texts, evidence, strict=True), start=1)
     )
     ask = _ASK.format(question=question)
@@ -107,8 +109,8 @@ def build_prompt(
 
 
 def draw_mark() -> str:
-    """Return eight random hexadecimal digits."""
-    return secrets.token_hex(4)
+    """Return random hexadecimal digits, ``MARK_DIGITS`` of them."""
+    return secrets.token_hex(MARK_DIGITS // 2)
 
 
 def neutralise(text: str, reserved: Sequence[str]) -> str:
@@ -131,18 +133,13 @@ def before_fence(text: str, mark: str) -> str:
     return text if opened < 0 else text[:opened]
 
 
-def _fenced(mark: str, number: int, head: str, text: str, of: PassageId | None) -> Fenced:
-    between = "" if number == 1 else "\n"
-    return Fenced(between + open_fence(mark, number, head), text, f"\n</passage-{mark}>", head, of)
-
-
-def open_fence(mark: str, number: int, head: str) -> str:
-    """Return the line before a passage."""
-    return f'<passage-{mark} n="{number}"{head}>\n'
+def _fence(mark: str, number: int, head: str, text: str, of: PassageId | None) -> Fenced:
+    before = FIRST_NUMBER if number == 1 else f"\n[{number}]\n"
+    return Fenced(before, f"<passage-{mark}{head}>\n{text}\n</passage-{mark}>", of)
 
 
 def _show(passage: Fenced) -> str:
-    return passage.before + passage.text + passage.after
+    return passage.number + passage.text
 
 
 def _head(piece: Evidence) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ from reader.checked import CheckedReader
 from reader.entailment import Entailment
 from reader.extractive import ExtractiveReader
 from reader.openai import OpenAIWriter
+from reader.prompt import MARK_DIGITS
 from reader.relay import RelayReader
 from reader.remote import RemoteReader
 from reader.switch import SwitchingReader
@@ -68,6 +70,17 @@ Made = Callable[[Recipe], None]
 OPENAI = "openai"
 LEAST_KEY_CHARACTERS = 16
 DEFAULT_TENANT = TenantId("default")
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What readers share that keep memories of passages.
+
+    ``mark`` fences these, in prompts and memories alike; ``made`` is told by what each reader makes its own.
+    """
+
+    mark: str
+    made: Made
 
 
 def get_version() -> str:
@@ -232,21 +245,21 @@ def find_weights(folder: Path) -> tuple[Path, str]:
 
 
 def make_reader(
-    settings: Settings, store: ModelStore, encoder: Encoder, made: Made | None = None
+    settings: Settings, store: ModelStore, encoder: Encoder, keeping: Keeping | None = None
 ) -> tuple[Reader, SwitchingReader | None]:
     """Return the engine's reader where there is an engine, else one of this process with its loader."""
     if settings.engine_url is not None:
         engine = EngineConnection(settings.engine_url, load_engine_key(settings))
         return RemoteReader(engine, name=engine.wait().reader), None
-    return make_local_reader(settings, store, encoder, made)
+    return make_local_reader(settings, store, encoder, keeping)
 
 
 def make_local_reader(
-    settings: Settings, store: ModelStore, encoder: Encoder, made: Made | None = None
+    settings: Settings, store: ModelStore, encoder: Encoder, keeping: Keeping | None = None
 ) -> tuple[Reader, SwitchingReader | None]:
     """Return the reader, and the loader to be started when a language model is to take over.
 
-    ``made`` is told by what each language model of this process makes memories of passages.
+    With ``keeping`` the language models of this process keep memories of passages.
     """
     check_readers(settings)
     extractive = ExtractiveReader(encoder)
@@ -254,7 +267,7 @@ def make_local_reader(
     loader: SwitchingReader | None = None
     if settings.reader != EXTRACTIVE:
         small = loader = SwitchingReader(
-            extractive, partial(load_reader, settings.reader, settings, store, encoder, made)
+            extractive, partial(load_reader, settings.reader, settings, store, encoder, keeping)
         )
     large = settings.reader_large
     if large is None:
@@ -263,7 +276,7 @@ def make_local_reader(
     def load_relay() -> Reader:
         if loader is not None:
             loader.start()
-        return RelayReader(small, load_reader(large, settings, store, encoder, made))
+        return RelayReader(small, load_reader(large, settings, store, encoder, keeping))
 
     relay = SwitchingReader(small, load_relay)
     return relay, relay
@@ -310,7 +323,7 @@ def open_remote_writer(settings: Settings, server: ReaderServer) -> OpenAIWriter
 
 
 def load_reader(
-    name: str, settings: Settings, store: ModelStore, encoder: Encoder, made: Made | None = None
+    name: str, settings: Settings, store: ModelStore, encoder: Encoder, keeping: Keeping | None = None
 ) -> Reader:
     """Return the reader of a name, ready to read: loaded, or reached, however long that takes."""
     if name == OPENAI:
@@ -325,9 +338,10 @@ def load_reader(
 
     path, digest = find_weights(store.get(name))
     model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
-    writer = LanguageModelWriter(model, tokenizer, name=name, digest=digest)
-    if made is not None:
-        made(writer.recipe)
+    mark = None if keeping is None else keeping.mark
+    writer = LanguageModelWriter(model, tokenizer, name=name, digest=digest, mark=mark)
+    if keeping is not None:
+        keeping.made(writer.recipe)
     if settings.entailment == "judge":
         from reader.judge import Judge
 
@@ -486,7 +500,8 @@ def build(
     loader: SwitchingReader | None = None
     if reader is None:
         made = retaining(shelves, len(list_local_readers(settings)))
-        reader, loader = make_reader(settings, store, encoder, made)
+        keeping = Keeping(vault.secret("reader-mark").hex()[:MARK_DIGITS], made)
+        reader, loader = make_reader(settings, store, encoder, keeping)
     derived: tuple[Store, ...] = (IndexStore(indexes), ShelfStore(shelves))
     engines: dict[str, Settle] = {}
     if collections is not None:

@@ -71,7 +71,7 @@ def reading(server: OpenAIServer, key: str | None = None, **bounds: float) -> It
 def read_locally(text: str):
     tokenizer = tiny_tokenizer()
     writer = LanguageModelWriter(
-        ToldModel(tokenizer, text), tokenizer, name="told", most_new_tokens=600, draw_mark=lambda: "m4rk"
+        ToldModel(tokenizer, text), tokenizer, name="told", most_new_tokens=600, mark="m4rk"
     )
     return CheckedReader(writer).read(QUESTION, EVIDENCE)
 

@@ -20,8 +20,8 @@ def test_passages_are_numbered_and_the_question_is_last():
     prompt = build_prompt("When?", evidence("One.", "Two."), lambda: "m4rk")
 
     last = prompt.messages[-1].content
-    one = '<passage-m4rk n="1">\nOne.\n</passage-m4rk>'
-    two = '<passage-m4rk n="2">\nTwo.\n</passage-m4rk>'
+    one = "[1]\n<passage-m4rk>\nOne.\n</passage-m4rk>"
+    two = "[2]\n<passage-m4rk>\nTwo.\n</passage-m4rk>"
     assert last.index(one) < last.index(two) < last.index("Question: When?")
     assert "m4rk" in prompt.messages[0].content
     assert prompt.messages[0].role == "system"
@@ -36,7 +36,7 @@ def test_title_heading_and_date_stand_with_the_text():
         datetime.datetime(2024, 3, 5, tzinfo=datetime.UTC),
     )
     shown = build_prompt("?", [piece], lambda: "m4rk").messages[-1].content
-    assert 'n="1" title="Title of \'it\' / Part / 2024-03-05">\nText.' in shown
+    assert "m4rk title=\"Title of 'it' / Part / 2024-03-05\">\nText." in shown
 
 
 @given(st.lists(TEXT, max_size=4), TEXT, st.integers(0, 3))
