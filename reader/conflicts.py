@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from memory.values import Citation, Claim, Evidence
+from memory.values import Citation, Claim, Conflict, Evidence
 from reader.check import Parts, subject_of
 from reader.dates import Date
 from reader.verbs import PRESENT
@@ -85,9 +85,14 @@ class _Side:
         return len(set(by_words.values()))
 
 
-def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence]) -> list[Claim]:
+def settle(
+    claims: Sequence[Claim],
+    question: str,
+    evidence: Sequence[Evidence],
+    conflicts: list[Conflict] | None = None,
+) -> list[Claim]:
     """Return the claims with every conflict settled: what lost is unsupported with its reason, what won or
-    stays open stands beside it in the evidence's own words.
+    stays open stands beside it in the evidence's own words. What was settled is added to ``conflicts``.
     """
     windows = windows_of(evidence, longest=1)
     own_stems = [window.stems for window in windows if any(_cites(claim, window) for claim in claims)]
@@ -105,6 +110,10 @@ def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence])
             settled.append(claim)
             continue
         winner, reason = _decide(conflict, question, evidence)
+        if conflicts is not None:
+            told = tuple(side.sentences[0].sentence.citation for side in conflict)
+            holds = None if winner is None else conflict.index(winner)
+            conflicts.append(Conflict(told, holds, reason))
         if winner is None:
             settled += [claim, *(_quote(side) for side in conflict[1:])]
         elif winner is conflict[0]:
