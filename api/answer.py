@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -52,17 +54,17 @@ async def answer(request: Request, caller: AnswerCaller) -> Response:
     """Answer a question from what is remembered, with citations, or abstain."""
     asked = await read_json(request, AnswerRequest)
     lethe, tenant_id = caller.lethe, caller.tenant_id
+    how: dict[str, Any] = {
+        "limit": asked.limit,
+        "filter": asked.filter,
+        "as_of": asked.as_of,
+        "explain": asked.explain,
+    }
     if asked.stream:
         return FencedEvents(
             lethe,
             tenant_id,
-            lambda: lethe.iter_answer(
-                tenant_id, asked.query, limit=asked.limit, filter=asked.filter, as_of=asked.as_of
-            ),
+            lambda: lethe.iter_answer(tenant_id, asked.query, **how),
         )
-    answered = await anyio.to_thread.run_sync(
-        lambda: lethe.answer(
-            tenant_id, asked.query, limit=asked.limit, filter=asked.filter, as_of=asked.as_of
-        )
-    )
+    answered = await anyio.to_thread.run_sync(lambda: lethe.answer(tenant_id, asked.query, **how))
     return FencedResponse(lethe, tenant_id, lambda: answer_reply(lethe.recheck_answer(tenant_id, answered)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from memory.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from api.client import LetheClient, ScopeFields
-    from api.replies import CitationReply, ForgetReply, HitReply, PlaceReply, SpanReply
+    from api.replies import CitationReply, ExplanationReply, ForgetReply, HitReply, PlaceReply, SpanReply
 
 FORGET_WAIT_SECONDS = 300
 
@@ -25,6 +26,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="what you want to know")],
     limit: Annotated[int, typer.Option(min=1, max=64, help="passages to read")] = 8,
     filter: Annotated[str | None, typer.Option(help="a filter as JSON")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="say how the answer came about")] = False,
     url: Url = SERVICE_URL,
     key: Key = None,
     data: Data = None,
@@ -33,8 +35,11 @@ def ask(
     console = output()
     shown: list[CitationReply] = []
     told = False
+    explanation: ExplanationReply | None = None
     with connect(url, key, data) as client:
-        for step in client.iter_answer(question, limit=limit, filter=_json_object(filter)):
+        for step in client.iter_answer(question, limit=limit, filter=_json_object(filter), explain=explain):
+            if step[0] == "done":
+                explanation = step[1].get("explanation")
             if step[0] == "claim":
                 marks = _marks(shown, step[1]["citations"])
                 console.print(Text(plain(step[1]["text"])).append(f" {marks}", style="cyan"), soft_wrap=True)
@@ -48,6 +53,30 @@ def ask(
         place = place_of(citation["external_id"] or citation["source_id"], citation["span"])
         line = Text(f"[{number}] ", style="cyan").append(plain(place), style="dim")
         console.print(line.append(plain(f'  "{citation["quote"]}"'), style="not dim"), soft_wrap=True)
+    if explanation is not None:
+        for said in _explained(explanation):
+            console.print(Text(plain(said), style="dim"), soft_wrap=True)
+
+
+def _explained(told: ExplanationReply) -> Iterator[str]:
+    """Yield how an answer came about, line by line."""
+    asked = told["closed_book"]
+    if told["model"] is None:
+        yield "No model was asked: the answer is quoted."
+    elif asked is None:
+        yield f"{told['model']} could not be asked without the passages."
+    else:
+        knew = "knew this" if asked["knew"] else "did not know this"
+        yield f'{told["model"]} {knew} without the passages: "{asked["answer"]}"'
+    for piece in told["shown"]:
+        yield f"Shown to it: {place_of(piece['external_id'] or piece['source_id'], piece['span'])}"
+    for claim in told["removed"]:
+        yield f'Removed: "{claim["text"]}" ({claim["reason"]})'
+    for conflict in told["conflicts"]:
+        sides = " against ".join(f'"{side["quote"]}"' for side in conflict["sides"])
+        yield f"In conflict: {sides} ({conflict['reason'] or 'open'})"
+    yield f"An answer is there: {told['answerable']:.2f}, asked for: {told['abstain_below']:.2f}"
+    yield "Signals: " + ", ".join(f"{name} {value:.2f}" for name, value in told["signals"].items())
 
 
 def _marks(shown: list[CitationReply], citations: list[CitationReply]) -> str:

@@ -252,10 +252,11 @@ class LetheClient:
         limit: int = 8,
         filter: Mapping[str, Any] | None = None,
         as_of: datetime | str | None = None,
+        explain: bool = False,
     ) -> AnswerReply:
-        """Answer a question with citations, or abstain."""
-        body = _json({"query": query, "limit": limit, "filter": filter, "as_of": as_of})
-        return cast(AnswerReply, self._send("POST", "/v1/answer", idempotent=True, **body))
+        """Answer a question with citations, or abstain; ``explain`` adds how that came about."""
+        asked = {"query": query, "limit": limit, "filter": filter, "as_of": as_of, "explain": explain or None}
+        return cast(AnswerReply, self._send("POST", "/v1/answer", idempotent=True, **_json(asked)))
 
     def iter_answer(
         self,
@@ -264,9 +265,11 @@ class LetheClient:
         limit: int = 8,
         filter: Mapping[str, Any] | None = None,
         as_of: datetime | str | None = None,
+        explain: bool = False,
     ) -> Iterator[tuple[Literal["claim"], ClaimEvent] | tuple[Literal["done"], AnswerReply]]:
         """Yield each checked sentence as ``("claim", …)`` when it is ready, at last ``("done", …)``."""
-        asked = {"query": query, "limit": limit, "filter": filter, "as_of": as_of, "stream": True}
+        asked = {"query": query, "limit": limit, "filter": filter, "as_of": as_of, "explain": explain or None}
+        asked["stream"] = True
         with (
             self._reaching(),
             self._http.stream("POST", "/v1/answer", **_json(asked)) as response,

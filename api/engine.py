@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import threading
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
@@ -44,9 +44,9 @@ from api.problems import (
 from embedding.remote import vector_to_base64
 from memory.errors import LetheError, NotFoundError, UnsupportedMediaError
 from memory.ports import Encoder, Reader
-from memory.values import Claim, Evidence, Reading
+from memory.values import Claim, Reading
 from reader.switch import SwitchingReader
-from reader.wire import REQUEST, ClaimLine, ErrorLine, Line, ReadingLine, line_to_json
+from reader.wire import REQUEST, ClaimLine, ErrorLine, Line, ReadingLine, ReadRequest, line_to_json
 
 MAX_TEXTS = 2048
 """In one request for vectors; the same as OpenAI's."""
@@ -158,15 +158,14 @@ async def readyz(request: Request) -> Response:
     """Say whether texts are encoded, by encoding one, and what else is missing.
 
     A language model that is not there, or not yet, is named but no obstacle: the extractive reader reads.
+    No key is asked for, so that no failure is told in its own words, which may hold addresses and paths.
     """
     missing = _missing_reader(request.app.state.loader)
     encoder: Encoder = request.app.state.encoder
     try:
         async with request.app.state.gates.queries.enter():
             await anyio.to_thread.run_sync(lambda: encoder.encode([PROBE], role="query"))
-    except LetheError as error:
-        missing["encoder"] = str(error)
-    except (RuntimeError, MemoryError) as error:  # what torch raises when a device fails
+    except (LetheError, RuntimeError, MemoryError) as error:  # torch raises the latter when a device fails
         _log.error("the encoder fails", error=type(error).__name__)
         missing["encoder"] = f"it fails with {type(error).__name__}; see the engine's log"
     if request.app.state.stopping.is_set():
@@ -183,7 +182,8 @@ def _missing_reader(loader: SwitchingReader | None) -> dict[str, str]:
     if loader is None or loader.wait(0):
         return {}
     if loader.failure is not None:
-        return {"reader": f"{loader.failure}; {loader.name} reads"}
+        kind = type(loader.failure).__name__
+        return {"reader": f"not loaded, {kind}: see the engine's log; {loader.name} reads"}
     return {"reader": f"the language model is being loaded, or waited for; {loader.name} reads until then"}
 
 
@@ -268,7 +268,7 @@ async def read(request: Request) -> Response:
         wrong.append(("/evidence", f"at most {MAX_EVIDENCE} pieces"))
     if wrong:
         raise InvalidFieldsError(wrong)
-    return ReadingLines(request.app.state, asked.question, asked.evidence)
+    return ReadingLines(request.app.state, asked)
 
 
 class ReadingLines(Response):
@@ -280,13 +280,12 @@ class ReadingLines(Response):
 
     media_type = NDJSON
 
-    def __init__(self, state: Any, question: str, evidence: Sequence[Evidence]) -> None:
+    def __init__(self, state: Any, asked: ReadRequest) -> None:
         super().__init__(headers={"cache-control": "no-store"})
         del self.headers["content-length"]
         self._reader: Reader = state.reader
         self._gate: Gate = state.gates.readings
-        self._question = question
-        self._evidence = evidence
+        self._asked = asked
         self._gone = threading.Event()
         self._started = False
 
@@ -309,7 +308,10 @@ class ReadingLines(Response):
         if self._gone.is_set():
             return
         try:
-            with closing(self._reader.iter_claims(self._question, self._evidence)) as claims:
+            coming = self._reader.iter_claims(
+                self._asked.question, self._asked.evidence, explain=self._asked.explain
+            )
+            with closing(coming) as claims:
                 reading = self._send_claims(claims, scope, send)
         except LetheError as error:
             if not self._started:

@@ -12,6 +12,7 @@ from service.views import (
     AnswerCitation,
     AnswerClaim,
     Answered,
+    AnswerExplanation,
     ForgetView,
     JobView,
     KeyView,
@@ -165,6 +166,45 @@ class ClaimEvent(TypedDict):
     citations: list[CitationReply]
 
 
+class RemovedReply(TypedDict):
+    """A claim that was not let through, and why."""
+
+    text: str
+    reason: str
+
+
+class ConflictReply(TypedDict):
+    """Sides of the evidence that say otherwise; ``holds``: the index of the one believed, null while open."""
+
+    sides: list[CitationReply]
+    holds: int | None
+    reason: str | None
+
+
+class ClosedBookReply(TypedDict):
+    """What the model says without any evidence, and whether that is the answer that was given."""
+
+    answer: str
+    knew: bool
+
+
+class ExplanationReply(TypedDict):
+    """How an answer came about. ``model`` is null when the reader only quotes: no model was asked.
+
+    ``shown`` is what stood before the model, whole. Below ``abstain_below`` of ``answerable``, the estimate
+    that the evidence holds the answer, nothing is said; ``signals`` make the confidence.
+    """
+
+    model: str | None
+    closed_book: ClosedBookReply | None
+    shown: list[CitationReply]
+    removed: list[RemovedReply]
+    conflicts: list[ConflictReply]
+    answerable: float
+    abstain_below: float
+    signals: dict[str, float]
+
+
 class AnswerReply(TypedDict):
     """A checked answer, or an abstention (``answer`` is null)."""
 
@@ -177,6 +217,7 @@ class AnswerReply(TypedDict):
     reader: str
     timings_ms: dict[str, float]
     tokens: dict[str, int]
+    explanation: NotRequired[ExplanationReply]
 
 
 class ForgetReply(TypedDict):
@@ -340,7 +381,7 @@ def claim_reply(answered: Answered, claim: AnswerClaim) -> ClaimEvent:
 
 def answer_reply(answered: Answered) -> AnswerReply:
     """Return a whole answer."""
-    return AnswerReply(
+    reply = AnswerReply(
         epoch=answered.epoch,
         answer=answered.answer,
         abstained=answered.abstained,
@@ -353,6 +394,29 @@ def answer_reply(answered: Answered) -> AnswerReply:
         reader=answered.reader,
         timings_ms=dict(answered.timings_ms),
         tokens=dict(answered.tokens),
+    )
+    if answered.explanation is not None:
+        reply["explanation"] = explanation_reply(answered.explanation)
+    return reply
+
+
+def explanation_reply(told: AnswerExplanation) -> ExplanationReply:
+    """Return how an answer came about."""
+    asked = told.closed_book
+    return ExplanationReply(
+        model=told.model,
+        closed_book=None if asked is None else ClosedBookReply(answer=asked.answer, knew=asked.knew),
+        shown=[citation_reply(piece) for piece in told.shown],
+        removed=[RemovedReply(text=text, reason=reason) for text, reason in told.removed],
+        conflicts=[
+            ConflictReply(
+                sides=[citation_reply(side) for side in one.sides], holds=one.holds, reason=one.reason
+            )
+            for one in told.conflicts
+        ],
+        answerable=told.answerable,
+        abstain_below=told.abstain_below,
+        signals=dict(told.signals),
     )
 
 

@@ -203,7 +203,10 @@ class RecallRequest(StrictModel):
 
 
 class AnswerRequest(StrictModel):
-    """A question; ``stream`` sends each checked sentence as a server-sent event."""
+    """A question; ``stream`` sends each checked sentence as a server-sent event.
+
+    ``explain`` adds how the answer came about; the model is then asked once more, without evidence.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"query": "When does the harbour office open?", "limit": 8}]}
@@ -214,6 +217,7 @@ class AnswerRequest(StrictModel):
     filter: Filter | None = None
     as_of: Moment | None = None
     stream: bool = False
+    explain: bool = False
 
 
 class TimeRange(StrictModel):

@@ -13,16 +13,19 @@ paragraph there?) gives ``reader.answerability.WEIGHTS``. Prints both, and what 
 fits ``reader.calibration``: a logistic over what is known before answering (was the paragraph there?) and
 one over all signals (was the answer right?), then an isotonic regression of either's score. ``--write``
 writes that file anew. Quoted answers are fitted by default; a language model's with ``--model``, on fewer
-questions, and then the rest of the file stays.
+questions, and then the rest of the file stays. ``--rows FILE`` keeps what each question gave as it comes, so
+that a run which was ended goes on where it stood; the file is of one reader, and of no use after it changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +126,14 @@ def is_right(question: Question, reading: Reading, evidence: Sequence[Evidence])
     return question.gold in cited and bool(contained(said, question.answers))
 
 
+class Row(NamedTuple):
+    """What one question gave: its signals, whether the answer was right, and whether it could be."""
+
+    features: Sequence[float]
+    right: float
+    there: float
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """Signals of answers, row by row, and what was so."""
@@ -132,18 +143,48 @@ class Told:
     there: Rows
 
 
-def tell(reader: Reader, encoder: Encoder, recalled: RecalledSquad, questions: Sequence[Question]) -> Told:
-    """Ask every question twice; the reader is to answer whatever it thinks of the evidence."""
-    rows, right, there = [], [], []
+def tell(
+    reader: Reader,
+    encoder: Encoder,
+    recalled: RecalledSquad,
+    questions: Sequence[Question],
+    rows: Path | None = None,
+) -> Told:
+    """Ask every question twice; the reader is to answer whatever it thinks of the evidence.
+
+    What stands in the file ``rows`` is not asked again, and what is asked is added to it.
+    """
+    told: dict[tuple[str, bool], Row] = {}
+    if rows is not None and rows.exists():
+        for line in rows.read_text(encoding="utf-8").splitlines():
+            text, gold, *row = json.loads(line)
+            told[text, gold] = Row(*row)
     for question in questions:
         for gold in (True, False):
-            evidence = recalled.evidence(question, gold=gold)
-            ranked = rank_sentences(question.text, evidence, encoder)
-            reading = reader.read(question.text, evidence)
-            rows.append(signals_of(reading.claims, ranked, evidence).features)
-            right.append(float(is_right(question, reading, evidence)))
-            there.append(float(any(piece.source_id == question.gold for piece in evidence)))
-    return Told(np.array(rows), np.array(right), np.array(there))
+            if (question.text, gold) in told:
+                continue
+            row = told[question.text, gold] = _ask(
+                reader, encoder, recalled.evidence(question, gold=gold), question
+            )
+            if rows is not None:
+                with rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([question.text, gold, *row]) + "\n")
+    mine = [told[question.text, gold] for question in questions for gold in (True, False)]
+    return Told(
+        np.array([row.features for row in mine]),
+        np.array([row.right for row in mine]),
+        np.array([row.there for row in mine]),
+    )
+
+
+def _ask(reader: Reader, encoder: Encoder, evidence: Sequence[Evidence], question: Question) -> Row:
+    ranked = rank_sentences(question.text, evidence, encoder)
+    reading = reader.read(question.text, evidence)
+    return Row(
+        signals_of(reading.claims, ranked, evidence).features,
+        float(is_right(question, reading, evidence)),
+        float(any(piece.source_id == question.gold for piece in evidence)),
+    )
 
 
 def fit_table(
@@ -169,7 +210,9 @@ def fit_confidence(options: argparse.Namespace) -> None:
             )
         )
     recalled = RecalledSquad(squad, [*train, *held], encoder, vectors=options.vectors)
-    fitted, checked = (tell(reader, encoder, recalled, questions) for questions in (train, held))
+    fitted, checked = (
+        tell(reader, encoder, recalled, questions, options.rows) for questions in (train, held)
+    )
     recalled.close()
     known = slice(0, len(calibration.ANSWERABLE_WEIGHTS))
     if not written:
@@ -293,6 +336,7 @@ def main() -> None:
     parser.add_argument("--confidence", action="store_true")
     parser.add_argument("--write", action="store_true", help="write reader/calibration.py")
     parser.add_argument("--vectors", type=Path, help="folder to keep vectors in between runs")
+    parser.add_argument("--rows", type=Path, help="file that keeps what each question gave between runs")
     parser.add_argument("--model", help="fit the answers that this language model writes")
     parser.add_argument("--converted", default="build/converted")
     options = parser.parse_args()

@@ -5,8 +5,9 @@
 
 Questions of the squad13 articles that ``bench.calibrate_abstention`` holds out, each asked of the evidence
 that Lethe recalls among all paragraphs, then of the same without the gold paragraph. The picture beside the
-figures shows risk against coverage. What an answer cites counts when it is the gold paragraph (the form of
-ALCE's recall and precision, Gao et al. 2023, with the set's own marks in the place of a model's judgement).
+figures shows risk against coverage. ALCE (Gao et al. 2023) has a model say whether what is cited carries
+what is said; two judges stand in its place here. ``citations``: the set's own marks, so that a quote counts
+when it is of the gold paragraph. ``carried``: the rules that the reader checks by, to show that they hold.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import random
 import re
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -107,6 +109,46 @@ def citations(asked: Sequence[Answered]) -> Figures:
         "citations_per_answer": round(
             statistics.fmean(sum(len(c.citations) for c in one.reading.claims) for one in answers), 3
         ),
+    }
+
+
+def carried(asked: Sequence[Answered]) -> Figures:
+    """Return ALCE's recall and precision over the claims of all answers, the reader's rules as the judge.
+
+    Recall: share of claims that their quotes carry, read alone. Precision: share of quotes that carry their
+    claim by themselves, or without which the others do not; none of a claim that falls counts.
+    """
+    recall, precision = [], []
+    for one in asked:
+        for claim in one.reading.claims:
+            if not claim.supported:
+                continue
+            quotes = [replace(one.evidence[c.index], text=c.quote) for c in claim.citations]
+            stands = _carry(one.question, claim.text, quotes)
+            recall.append(float(stands))
+            for quote in quotes:
+                others = [other for other in quotes if other is not quote]
+                is_precise = _carry(one.question, claim.text, [quote]) or not _carry(
+                    one.question, claim.text, others
+                )
+                precision.append(float(stands and is_precise))
+    return {"claims": len(recall), "recall": _mean(recall), "precision": _mean(precision)}
+
+
+def _carry(question: Question, claim: str, quotes: Sequence[Evidence]) -> bool:
+    return check_sentence(claim, question.text, quotes).claim.supported
+
+
+def summary(section: Mapping[str, Any]) -> Figures:
+    """Return the figures that a reader is judged by."""
+    cited, claims, abstained = section["citations"], section["claims"], section["abstention"]
+    return {
+        "citation_recall": cited["citation_recall"],
+        "citation_precision": cited["citation_precision"],
+        "unsupported_rate_before": claims["unsupported_before"],
+        "unsupported_rate": claims["unsupported_after"],
+        "answered_without_evidence": abstained["answered_without_evidence"],
+        "ece": abstained["ece"],
     }
 
 
@@ -335,7 +377,8 @@ def main() -> None:
     questions = held[: options.questions]
     encoder = RememberingEncoder(options.encoder)
     recalled = RecalledSquad(squad, [*train, *held], encoder, vectors=options.vectors)
-    section: Figures = {"run": describe_run(), "questions": len(questions)}
+    section: dict[str, Any] = {"run": describe_run(), "questions": len(questions)}
+    began = time.process_time()
     if options.reader == "extractive":
         reader: Reader = ExtractiveReader(encoder)
         free: Reader = ExtractiveReader(encoder, abstain_below=0.0)
@@ -344,17 +387,21 @@ def main() -> None:
             one if one.answers else replace(one, reading=free.read(one.question.text, one.evidence))
             for one in asked
         ]
-        section["checks"] = checks(squad, recalled, questions, encoder)
     else:
         options.abstain_below = None
         reader = open_reader(options)
         asked = unbound = ask(reader, recalled, questions)
+    section["cpu_seconds_per_question"] = round((time.process_time() - began) / len(questions), 2)
+    if options.reader == "extractive":
+        section["checks"] = checks(squad, recalled, questions, encoder)
     recalled.close()
     section |= {
         "citations": citations(asked),
+        "carried": carried(asked),
         "claims": unsupported(asked, unbound),
         "abstention": abstention(asked, unbound),
     }
+    section["summary"] = summary(section)
     keep(options.results, options.name or reader.name, section)
     results = json.loads(options.results.read_text(encoding="utf-8"))
     draw(

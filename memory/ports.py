@@ -57,14 +57,27 @@ class Reader(Protocol):
     def name(self) -> str: ...
 
     def iter_claims(
-        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
     ) -> Generator[Claim, None, Reading]:
         """Yield checked claims one by one as they are ready, and return the reading they make up.
 
-        What is made of whole passages may be taken from the shelf, the tenant's, and put there.
+        What is made of whole passages may be taken from the shelf, the tenant's, and put there. ``explain``
+        adds how the reading came about, for which a model writes once more.
         """
 
-    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
+    def read(
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+    ) -> Reading:
         """Return all claims, with confidence, tokens and timings."""
 
 

@@ -162,6 +162,42 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Conflict:
+    """Sides of the evidence that say otherwise, one quote each; ``holds`` is the one believed, if any is."""
+
+    sides: tuple[Citation, ...]
+    holds: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedBook:
+    """What the model says without evidence, and whether that is the answer that was given from evidence."""
+
+    answer: str
+    knew: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a reading came about.
+
+    ``model`` was asked to write, ``None`` when the reader only quotes; ``shown`` are indices of the evidence
+    that it was shown, in the prompt's order. ``answerable``, 0..1, estimates that the evidence holds the
+    answer: below ``abstain_below`` nothing is said. ``signals``, 0..1 each, make the confidence.
+    ``closed_book`` is ``None`` when there is no model, or when it could not be reached for that.
+    """
+
+    model: str | None
+    answerable: float
+    abstain_below: float
+    signals: Mapping[str, float]
+    shown: tuple[int, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    closed_book: ClosedBook | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a reader made of the evidence: supported claims only form the answer."""
 
@@ -170,6 +206,7 @@ class Reading:
     reader: str
     tokens: Mapping[str, int] = field(default_factory=dict)
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    explanation: Explanation | None = None
 
     @property
     def abstained(self) -> bool:

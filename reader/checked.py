@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field, replace
 
+from memory.errors import UnavailableError
 from memory.ports import Encoder, Shelf
-from memory.values import Citation, Claim, Evidence, Reading
-from reader.closed_book import ClosedBook, ask_closed_book
-from reader.confidence import ABSTAIN_BELOW, answerable, confidence, signals_of
+from memory.values import Citation, Claim, ClosedBook, Conflict, Evidence, Explanation, Reading
+from reader.closed_book import ask_closed_book
+from reader.confidence import ABSTAIN_BELOW, Signals, answerable, confidence, signals_of
 from reader.conflicts import settle
 from reader.drafts import Draft, DraftSplitter, is_refusal
 from reader.entailment import Entailment
@@ -41,9 +42,12 @@ On 300 squad13 questions with their paragraph among five it was one of these two
 
 @dataclass(slots=True)
 class _Run:
-    """What one reading cost, in milliseconds and by its writer, and the sentences that could answer."""
+    """What one reading cost, in milliseconds and by its writer, and what came up on its way."""
 
     ranked: list[ScoredSentence] = field(default_factory=list)
+    chance: float = 0.0
+    shown: list[int] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
     rank_ms: float = 0.0
     check_ms: float = 0.0
     spent: Spent = field(default_factory=Spent)
@@ -75,7 +79,12 @@ class CheckedReader:
         return self._writer.name
 
     def iter_claims(
-        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
     ) -> Generator[Claim, None, Reading]:
         """Yield each claim, checked, as soon as its sentence is written; return the reading.
 
@@ -87,9 +96,16 @@ class CheckedReader:
             for claim in checked:
                 claims.append(claim)
                 yield claim
-        return self._reading(claims, evidence, run)
+        return self._reading(question, claims, evidence, run, explain=explain)
 
-    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
+    def read(
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+    ) -> Reading:
         """Return all claims. Unsupported ones are among them with their reason; they are no answer.
 
         ``confidence`` is the probability that the answer is right; whether there was one to be had decided
@@ -97,7 +113,7 @@ class CheckedReader:
         """
         run = _Run()
         claims = list(self._claims(question, evidence, run, shelf))
-        return self._reading(claims, evidence, run)
+        return self._reading(question, claims, evidence, run, explain=explain)
 
     def ask_closed_book(self, question: str, answer: str) -> ClosedBook:
         """Say whether the model knew the ``answer`` without evidence. Raises as ``read`` does."""
@@ -108,8 +124,33 @@ class CheckedReader:
 
         return ask_closed_book(question, answer, write, self._writer.reserved)
 
-    def _reading(self, claims: Sequence[Claim], evidence: Sequence[Evidence], run: _Run) -> Reading:
+    def _explain(self, question: str, claims: Sequence[Claim], signals: Signals, run: _Run) -> Explanation:
+        answer = " ".join(claim.text for claim in claims if claim.supported)
+        closed_book = None
+        # What was answered stands, whether or not the model can be asked once more.
+        with suppress(UnavailableError):
+            closed_book = self.ask_closed_book(question, answer)
+        return Explanation(
+            self.name,
+            run.chance,
+            self._abstain_below,
+            asdict(signals),
+            tuple(run.shown),
+            tuple(dict.fromkeys(run.conflicts)),
+            closed_book,
+        )
+
+    def _reading(
+        self,
+        question: str,
+        claims: Sequence[Claim],
+        evidence: Sequence[Evidence],
+        run: _Run,
+        *,
+        explain: bool,
+    ) -> Reading:
         spent = run.spent
+        signals = signals_of(claims, run.ranked, evidence)
         tokens = {
             "prompt": spent.prompt_tokens,
             "read": spent.read_tokens,
@@ -117,7 +158,7 @@ class CheckedReader:
         }
         return Reading(
             tuple(claims),
-            confidence=confidence(signals_of(claims, run.ranked, evidence), written=True),
+            confidence=confidence(signals, written=True),
             reader=self.name,
             tokens={kind: count for kind, count in tokens.items() if count is not None},
             timings_ms={
@@ -126,6 +167,7 @@ class CheckedReader:
                 "decode": run.spent.decode_ms,
                 "check": run.check_ms,
             },
+            explanation=self._explain(question, claims, signals, run) if explain else None,
         )
 
     def _claims(
@@ -133,12 +175,13 @@ class CheckedReader:
     ) -> Generator[Claim, None, None]:
         started = time.perf_counter()
         ranked = run.ranked = rank_sentences(question, evidence, self._encoder)
-        chance = answerable(signals_of((), ranked, evidence))
+        chance = run.chance = answerable(signals_of((), ranked, evidence))
         run.rank_ms = _since(started)
         if not ranked or chance < self._abstain_below:
             return
         best = list(dict.fromkeys(candidate.sentence.index for candidate in ranked))[:READ_PASSAGES]
         prompt, shown = self._fit(question, evidence, best)
+        run.shown = shown
         refused = answered = False
         said: set[str] = set()
         with closing(self._drafts(prompt, run.spent, shelf)) as drafts:
@@ -150,7 +193,7 @@ class CheckedReader:
                 else:
                     cited = [shown[number] for number in draft.cited if number < len(shown)] or shown
                     checked = check_sentence(draft.text, question, evidence, cited, self._entailment)
-                    claims = settle([agree(checked.claim, ranked)], question, evidence)
+                    claims = settle([agree(checked.claim, ranked)], question, evidence, run.conflicts)
                 claims = [claim for claim in claims if claim.text not in said]
                 said.update(claim.text for claim in claims)
                 answered |= any(claim.supported for claim in claims)
@@ -159,7 +202,7 @@ class CheckedReader:
         if not answered and not refused:
             # What the model said does not hold, but the evidence speaks of the question: quote it.
             quoted = [to_claim(candidate) for candidate in choose_sentences(ranked)]
-            yield from settle(quoted, question, evidence)
+            yield from settle(quoted, question, evidence, run.conflicts)
 
     def _fit(self, question: str, evidence: Sequence[Evidence], best: list[int]) -> tuple[Prompt, list[int]]:
         """Return the prompt, and the indices of the evidence in it, as they are numbered there.

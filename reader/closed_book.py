@@ -7,9 +7,8 @@ split into known and unknown). The probe explains an answer; it never changes on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from memory.values import Evidence, PassageId
+from memory.values import ClosedBook, Evidence, PassageId
 from reader.check import Parts, check_claim
 from reader.drafts import is_refusal
 from reader.prompt import Message, Prompt, draw_mark, neutralise
@@ -20,14 +19,6 @@ _EXAMPLES = (
     ("What is the capital of France?", "Paris"),
     ("When is my next appointment?", "I do not know."),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedBook:
-    """What the model says without evidence, and whether that is the answer that was given from evidence."""
-
-    answer: str
-    knew: bool
 
 
 def ask_closed_book(

@@ -3,7 +3,8 @@
 First by time: of a state that changes ("the office opens at seven") the newest holds, when all sides are
 dated. Then by independent sources: the side that more of them say. What stays open is shown from all sides,
 each cited. By rules, over single sentences; what is worded otherwise is not seen to conflict. Sentences from
-under different titles or headings are compared only where both name their subject.
+under different titles or headings are compared only where both name their subject: a name, or a thing of
+several words that the question names, too.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 
-from memory.values import Citation, Claim, Evidence
+from memory.values import Citation, Claim, Conflict, Evidence
 from reader.check import Parts, subject_of
 from reader.dates import Date
-from reader.verbs import PRESENT
+from reader.verbs import PRESENT, is_verb
 from reader.windows import Window, windows_of
-from reader.words import listed, words_of
+from reader.words import content_stems, listed, words_of
 
 SAME_PATTERN = 0.7
 """Jaccard similarity, values left out, from which two sentences are taken to speak of the same thing."""
@@ -42,6 +44,9 @@ _ASKS_OF_THE_PAST = re.compile(
 Value = tuple[Hashable, ...]
 """Its kind (a unit, "date" or "code"), then its parts; ``None`` for a part that is not said."""
 
+_SEVERAL = 2
+"""Words of content that a thing needs to be told from others of its kind."""
+
 _YEARS = (1000, 2099)
 """A bare whole number between these is taken for a year."""
 
@@ -50,12 +55,14 @@ _YEARS = (1000, 2099)
 class _Said:
     """A sentence of the evidence: its pattern, and what could be said otherwise in it.
 
-    ``place`` are the title and the headings that it stands under, ``subject`` the names that it opens with.
+    ``place`` are the title and the headings that it stands under, ``subject`` the names that it opens with,
+    ``thing`` the words of content before its verb.
     """
 
     sentence: Window
     place: tuple[str, ...]
     subject: frozenset[str]
+    thing: frozenset[str]
     pattern: frozenset[str]
     names: frozenset[str]
     values: frozenset[Value]
@@ -85,9 +92,14 @@ class _Side:
         return len(set(by_words.values()))
 
 
-def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence]) -> list[Claim]:
+def settle(
+    claims: Sequence[Claim],
+    question: str,
+    evidence: Sequence[Evidence],
+    conflicts: list[Conflict] | None = None,
+) -> list[Claim]:
     """Return the claims with every conflict settled: what lost is unsupported with its reason, what won or
-    stays open stands beside it in the evidence's own words.
+    stays open stands beside it in the evidence's own words. What was settled is added to ``conflicts``.
     """
     windows = windows_of(evidence, longest=1)
     own_stems = [window.stems for window in windows if any(_cites(claim, window) for claim in claims)]
@@ -105,6 +117,10 @@ def settle(claims: Sequence[Claim], question: str, evidence: Sequence[Evidence])
             settled.append(claim)
             continue
         winner, reason = _decide(conflict, question, evidence)
+        if conflicts is not None:
+            told = tuple(side.sentences[0].sentence.citation for side in conflict)
+            holds = None if winner is None else conflict.index(winner)
+            conflicts.append(Conflict(told, holds, reason))
         if winner is None:
             settled += [claim, *(_quote(side) for side in conflict[1:])]
         elif winner is conflict[0]:
@@ -119,7 +135,9 @@ def _read(sentence: Window, piece: Evidence) -> _Said:
     names = frozenset(name.stem for name in parts.names)
     place = tuple(text.strip().casefold() for text in (piece.title or "", *piece.heading))
     subject = frozenset(name.stem for name in subject_of(parts))
-    return _Said(sentence, place, subject, parts.stems - names, names, _values(parts))
+    before = takewhile(lambda word: not is_verb(word), parts.words)
+    thing = frozenset(word.stem for word in before if word.is_content)
+    return _Said(sentence, place, subject, thing, parts.stems - names, names, _values(parts))
 
 
 def _values(parts: Parts) -> frozenset[Value]:
@@ -156,7 +174,7 @@ def _sides(own: _Said, everything: Sequence[_Said], asked: Parts) -> list[_Side]
     """Return the sides of the conflict that a sentence stands in, its own first; only that when in none."""
     sides = [_Side([own])]
     for other in everything:
-        if other is own or not _is_alike(own.pattern, other.pattern) or not _speak_of_one(own, other):
+        if other is own or not _is_alike(own.pattern, other.pattern) or not _speak_of_one(own, other, asked):
             continue
         if other.names == own.names and _same_values(own, other):
             sides[0].sentences.append(other)
@@ -185,9 +203,18 @@ def _is_alike(one: frozenset[str], other: frozenset[str]) -> bool:
     return bool(one & other) and len(one & other) >= SAME_PATTERN * len(one | other)
 
 
-def _speak_of_one(one: _Said, other: _Said) -> bool:
-    """Say whether two sentences may be compared: "It opened in 1932" is said of what its title names."""
-    return one.place == other.place or bool(one.subject & other.subject)
+def _speak_of_one(one: _Said, other: _Said, asked: Parts) -> bool:
+    """Say whether two sentences may be compared: "It opened in 1932" is said of what its title names.
+
+    "The harbour office opens at seven" speaks for itself where that office is asked about, and nothing that
+    only one of the two titles says; "the office" could be any.
+    """
+    if one.place == other.place or one.subject & other.subject:
+        return True
+    if len(one.thing) < _SEVERAL or one.thing != other.thing or not one.thing <= asked.stems:
+        return False
+    apart = content_stems(" ".join(one.place)) ^ content_stems(" ".join(other.place))
+    return not (apart - one.thing) & asked.stems
 
 
 def _rules_out(own: _Said, other: _Said, asked: Parts) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import asdict
 
 from memory.ports import Encoder, Shelf
-from memory.values import Claim, Evidence, Reading
+from memory.values import Claim, Conflict, Evidence, Explanation, Reading
 from reader.confidence import ABSTAIN_BELOW, answerable, confidence, signals_of
 from reader.conflicts import settle
 from reader.ranking import ScoredSentence, rank_sentences
@@ -35,14 +36,26 @@ class ExtractiveReader:
         return "extractive"
 
     def iter_claims(
-        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
     ) -> Generator[Claim, None, Reading]:
         """Yield the claims of ``read``, and return its reading."""
-        reading = self.read(question, evidence, shelf)
+        reading = self.read(question, evidence, shelf, explain=explain)
         yield from reading.claims
         return reading
 
-    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
+    def read(
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+    ) -> Reading:
         """Return up to three sentences, best first; none when the evidence hardly speaks of the question.
 
         Where the evidence disagrees with one of them, what ``reader.conflicts`` makes of it.
@@ -52,10 +65,21 @@ class ExtractiveReader:
         ranked = rank_sentences(question, evidence, self._encoder)
         chance = answerable(signals_of((), ranked, evidence))
         chosen = choose_sentences(ranked) if chance >= self._abstain_below else []
-        claims = tuple(settle([to_claim(candidate) for candidate in chosen], question, evidence))
-        sure = confidence(signals_of(claims, ranked, evidence), written=False)
+        conflicts: list[Conflict] = []
+        claims = tuple(settle([to_claim(one) for one in chosen], question, evidence, conflicts))
+        signals = signals_of(claims, ranked, evidence)
         milliseconds = (time.perf_counter() - started) * 1000
-        return Reading(claims, sure, self.name, timings_ms={"rank": milliseconds})
+        return Reading(
+            claims,
+            confidence(signals, written=False),
+            self.name,
+            timings_ms={"rank": milliseconds},
+            explanation=Explanation(
+                None, chance, self._abstain_below, asdict(signals), conflicts=tuple(conflicts)
+            )
+            if explain
+            else None,
+        )
 
 
 def choose_sentences(ranked: Sequence[ScoredSentence]) -> list[ScoredSentence]:

@@ -44,18 +44,23 @@ class RelayReader:
         return f"{self._small.name}, then {self._large.name}"
 
     def iter_claims(
-        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
     ) -> Generator[Claim, None, Reading]:
         """Yield the claims of the one whose reading is taken: the small one's at once, when it has read all.
 
         Raises ``UnavailableError`` when the large one fails after its first claim is out.
         """
-        first = self._small.read(question, evidence, shelf)
+        first = self._small.read(question, evidence, shelf, explain=explain)
         if self._is_sure(first):
             yield from first.claims
             return first
         begun = False
-        with closing(self._large.iter_claims(question, evidence, shelf)) as claims:
+        with closing(self._large.iter_claims(question, evidence, shelf, explain=explain)) as claims:
             try:
                 while True:
                     claim = next(claims)
@@ -70,16 +75,23 @@ class RelayReader:
         yield from first.claims
         return first
 
-    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
+    def read(
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+    ) -> Reading:
         """Return the small reader's reading when it is sure, else the large one's with the cost of both.
 
         What the small one spent then stands under ``small_…`` in tokens and times.
         """
-        first = self._small.read(question, evidence, shelf)
+        first = self._small.read(question, evidence, shelf, explain=explain)
         if self._is_sure(first):
             return first
         try:
-            return _with_cost_of(first, self._large.read(question, evidence, shelf))
+            return _with_cost_of(first, self._large.read(question, evidence, shelf, explain=explain))
         except UnavailableError as error:
             _tell(error)
             return first

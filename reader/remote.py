@@ -27,13 +27,18 @@ class RemoteReader:
         return self._name
 
     def iter_claims(
-        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
     ) -> Generator[Claim, None, Reading]:
         """Yield each claim as the engine sends it; closing this ends the reading there.
 
         Raises ``UnavailableError`` when the engine cannot be reached, is busy, fails or breaks off.
         """
-        body = request_to_json(ReadRequest(question, tuple(evidence)))
+        body = request_to_json(ReadRequest(question, tuple(evidence), explain))
         with closing(self._engine.iter_lines(READ_ROUTE, body)) as lines:
             for line in lines:
                 match _parse(line):
@@ -46,9 +51,16 @@ class RemoteReader:
                         raise UnavailableError(f"the engine failed while reading: {problem.get('detail')}")
         raise UnavailableError("the engine broke the reading off")
 
-    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
+    def read(
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+    ) -> Reading:
         """Return the whole reading; raises as ``iter_claims`` does."""
-        claims = self.iter_claims(question, evidence, shelf)
+        claims = self.iter_claims(question, evidence, shelf, explain=explain)
         while True:
             try:
                 next(claims)

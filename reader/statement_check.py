@@ -82,6 +82,7 @@ class _Check:
         self._text, self._question, self._evidence = text, question, evidence
         self._carriers = carriers
         self._entailment = entailment
+        self._scores: dict[Window, float] = {}
         self.reason: str | None = None
 
     def find(self) -> Window | None:
@@ -94,10 +95,9 @@ class _Check:
         if not tried:
             self.reason = self._carriers.reason
             return None
-        scores = self._entailment.scores([self._pair(window) for window in tried])
-        for window, score in zip(tried, scores, strict=True):
-            if score >= self._entailment.least:
-                return window
+        entailed = self._entailed(self._entailment, tried)
+        if entailed:
+            return entailed[0]
         self.reason = "the quote has its words but does not say it"
         return None
 
@@ -107,7 +107,15 @@ class _Check:
             return False
         if self._entailment is None:
             return True
-        return self._entailment.scores([self._pair(window)])[0] >= self._entailment.least
+        return bool(self._entailed(self._entailment, [window]))
+
+    def _entailed(self, entailment: Entailment, windows: Sequence[Window]) -> list[Window]:
+        """Return those that the model lets pass; it is asked of each once."""
+        asked = [window for window in windows if window not in self._scores]
+        if asked:
+            scores = entailment.scores([self._pair(window) for window in asked])
+            self._scores |= dict(zip(asked, scores, strict=True))
+        return [window for window in windows if self._scores[window] >= entailment.least]
 
     def _pair(self, window: Window) -> Pair:
         """Put the title in front of the quote: what "it" is often stands only there."""

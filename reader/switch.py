@@ -50,12 +50,17 @@ class SwitchingReader:
         return (self._loaded or self._ready).name
 
     def iter_claims(
-        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
     ) -> Generator[Claim, None, Reading]:
         """Yield the claims of the reader that answers; once one is out, the other no longer steps in."""
         if self._loaded is not None:
             begun = False
-            with closing(self._loaded.iter_claims(question, evidence, shelf)) as claims:
+            with closing(self._loaded.iter_claims(question, evidence, shelf, explain=explain)) as claims:
                 try:
                     while True:
                         claim = next(claims)
@@ -68,16 +73,23 @@ class SwitchingReader:
                     if begun:
                         raise
                     self._step_in(error)
-        return (yield from self._ready.iter_claims(question, evidence, shelf))
+        return (yield from self._ready.iter_claims(question, evidence, shelf, explain=explain))
 
-    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
+    def read(
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+    ) -> Reading:
         """Return the loaded reader's reading when it can, else the other's; ``Reading.reader`` says whose."""
         if self._loaded is not None:
             try:
-                return self._loaded.read(question, evidence, shelf)
+                return self._loaded.read(question, evidence, shelf, explain=explain)
             except UnavailableError as error:
                 self._step_in(error)
-        return self._ready.read(question, evidence, shelf)
+        return self._ready.read(question, evidence, shelf, explain=explain)
 
     def _step_in(self, error: UnavailableError) -> None:
         """Log why the reader that is there answers; readers word their errors without contents."""

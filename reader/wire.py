@@ -16,10 +16,11 @@ from memory.values import Claim, Evidence, Reading
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """A question and what to answer it from."""
+    """A question, what to answer it from, and whether the reading is to be explained."""
 
     question: str
     evidence: tuple[Evidence, ...]
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from memory.kernel import Kernel, find_denied, get_position
 from memory.ports import Reader
 from memory.values import Citation, EntryId, Evidence, JsonValue, Parsed, Reading, TenantId
 from retrieval.pack import Candidate, pack
+from service.explaining import explanation_of
 from service.recall import HEADING_SEPARATOR, Recaller
 from service.shelves import Shelves
 from service.views import AnswerCitation, AnswerClaim, Answered, Recalled, RecallHit
@@ -39,12 +40,13 @@ class Answerer:
         limit: int = 8,
         filter: JsonValue = None,
         as_of: datetime | None = None,
+        explain: bool = False,
     ) -> Answered:
         """Return the checked answer, or an abstention."""
         recalled, stretches = self._gather(tenant_id, query, limit, filter, as_of)
         started = time.perf_counter()
         evidence = [stretch.evidence for stretch in stretches]
-        reading = self.reader.read(query, evidence, self.shelves.of(tenant_id))
+        reading = self.reader.read(query, evidence, self.shelves.of(tenant_id), explain=explain)
         return _compose(recalled, stretches, reading, {"read": _since(started)})
 
     def iter_answer(
@@ -55,12 +57,13 @@ class Answerer:
         limit: int = 8,
         filter: JsonValue = None,
         as_of: datetime | None = None,
+        explain: bool = False,
     ) -> Generator[Answered, None, None]:
         """Yield one answer per supported claim as it is ready, then the whole one."""
         recalled, stretches = self._gather(tenant_id, query, limit, filter, as_of)
         started = time.perf_counter()
         evidence = [stretch.evidence for stretch in stretches]
-        claims = self.reader.iter_claims(query, evidence, self.shelves.of(tenant_id))
+        claims = self.reader.iter_claims(query, evidence, self.shelves.of(tenant_id), explain=explain)
         while True:
             try:
                 claim = next(claims)
@@ -160,6 +163,11 @@ def _compose(
         timings_ms={**recalled.timings_ms, **reading.timings_ms, **timings_ms},
         tokens=reading.tokens,
         lineage=tuple(dict.fromkeys(hit.entry_id for hit in recalled.hits)),
+        explanation=explanation_of(
+            reading,
+            [stretch.evidence for stretch in stretches],
+            lambda one: _trace(stretches[one.index], one),
+        ),
     )
 
 

@@ -408,9 +408,15 @@ class Lethe:
         limit: int = 8,
         filter: JsonValue = None,
         as_of: datetime | None = None,
+        explain: bool = False,
     ) -> Answered:
-        """Return a checked answer or an abstention; to be rechecked when handed over."""
-        return self.answerer.answer(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
+        """Return a checked answer or an abstention; to be rechecked when handed over.
+
+        ``explain`` adds how it came about, for which the model is asked once more, without evidence.
+        """
+        return self.answerer.answer(
+            tenant_id, query, limit=limit, filter=filter, as_of=as_of, explain=explain
+        )
 
     def iter_answer(
         self,
@@ -420,9 +426,12 @@ class Lethe:
         limit: int = 8,
         filter: JsonValue = None,
         as_of: datetime | None = None,
+        explain: bool = False,
     ) -> Generator[Answered, None, None]:
         """Yield one answer per supported claim, then the whole."""
-        return self.answerer.iter_answer(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
+        return self.answerer.iter_answer(
+            tenant_id, query, limit=limit, filter=filter, as_of=as_of, explain=explain
+        )
 
     def recheck_answer(self, tenant_id: TenantId, answered: Answered) -> Answered:
         """Abstain when any of the evidence was denied meanwhile."""

@@ -62,6 +62,9 @@ class SealedFiles:
         self._clock = clock
         self._process = process
         self._lock = threading.Lock()
+        """Of the two counts; never held while the folder is looked through."""
+        self._looking = threading.Lock()
+        """Of who makes room, which takes time; who writes does not wait for it."""
         self._held = 0
         """Bytes that are there, as far as this process knows."""
         self._since = 0
@@ -117,7 +120,9 @@ class SealedFiles:
 
     def make_room(self) -> None:
         """Look what is there, and delete the least recently used where that is more than the room."""
-        with self._lock:
+        with self._looking:
+            with self._lock:
+                self._since = 0
             there: list[tuple[int, str, str, int]] = []
             for tenant_id in self.list_tenants():
                 for one in self._iter_entries(tenant_id):
@@ -131,7 +136,8 @@ class SealedFiles:
                         break
                     _delete(Path(path))
                     held -= size
-            self._held, self._since = held, 0
+            with self._lock:
+                self._held = held + self._since  # what was written meanwhile was maybe not seen
 
     def list_tenants(self) -> list[TenantId]:
         """Return whose folders there are."""

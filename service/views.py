@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from memory.values import EntryId, ForgetId, JobId, JsonValue, PassageId, Place, SourceId, TenantId
+from memory.values import (
+    ClosedBook,
+    EntryId,
+    ForgetId,
+    JobId,
+    JsonValue,
+    PassageId,
+    Place,
+    SourceId,
+    TenantId,
+)
 
 Role = Literal["read", "write", "forget", "admin"]
 ALL_ROLES: tuple[Role, ...] = ("read", "write", "forget", "admin")
@@ -228,6 +238,32 @@ class AnswerClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerConflict:
+    """Sides of the evidence that say otherwise, one quote each; ``holds`` is the one believed, if any is."""
+
+    sides: tuple[AnswerCitation, ...]
+    holds: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerExplanation:
+    """How an answer came about, as ``memory.values.Explanation`` has it.
+
+    ``shown`` stood before the model, each piece quoted whole; ``removed`` are claims with the reason.
+    """
+
+    model: str | None
+    shown: tuple[AnswerCitation, ...]
+    removed: tuple[tuple[str, str], ...]
+    conflicts: tuple[AnswerConflict, ...]
+    answerable: float
+    abstain_below: float
+    signals: Mapping[str, float]
+    closed_book: ClosedBook | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """A checked answer, or an abstention (``answer`` None). ``reader`` names which reader answered.
 
@@ -244,6 +280,7 @@ class Answered:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
     lineage: tuple[EntryId, ...] = ()
+    explanation: AnswerExplanation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,13 @@ from prometheus_client import generate_latest
 from memory.errors import ConflictError, ForbiddenError, ForgottenError, InvalidInputError, NotFoundError
 from memory.fence import InProcessFence, shared
 from memory.filters import compile_filter
-from memory.values import Content, EntryId, ForgetId, JobId, PassageId, SourceId, TenantId
+from memory.values import ClosedBook, Content, EntryId, ForgetId, JobId, PassageId, SourceId, TenantId
 from service.views import (
     AnswerCitation,
     AnswerClaim,
+    AnswerConflict,
     Answered,
+    AnswerExplanation,
     ForgetView,
     JobView,
     Page,
@@ -33,6 +35,22 @@ from service.views import (
     SourceView,
     Span,
 )
+
+
+def _explanation(citations: list[AnswerCitation]) -> AnswerExplanation:
+    """Return one that has something of everything."""
+    shown = tuple(citations)
+    return AnswerExplanation(
+        "told",
+        shown,
+        (("wrong", "no passage says it"),),
+        (AnswerConflict(shown, 0, "newer"),),
+        0.8,
+        0.4,
+        {"lead": 0.5},
+        ClosedBook("I do not know.", knew=False),
+    )
+
 
 KEYS = {
     "admin-key": Principal(TenantId("t1"), frozenset({"admin"}), "k1"),
@@ -246,8 +264,10 @@ class FakeLethe:
             self.before_recheck()
         return replace(recalled, hits=tuple(hit for hit in recalled.hits if hit.entry_id not in self.denied))
 
-    def answer(self, tenant_id, query, *, limit=8, filter=None, as_of=None):
-        *_, whole = self.iter_answer(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
+    def answer(self, tenant_id, query, *, limit=8, filter=None, as_of=None, explain=False):
+        *_, whole = self.iter_answer(
+            tenant_id, query, limit=limit, filter=filter, as_of=as_of, explain=explain
+        )
         return whole
 
     def recheck_answer(self, tenant_id, answered):
@@ -259,9 +279,9 @@ class FakeLethe:
             for claim in answered.claims
             if not any(answered.citations[i].entry_id in self.denied for i in claim.citations)
         ]
-        return self._whole(claims, list(answered.citations))
+        return replace(self._whole(claims, list(answered.citations)), explanation=answered.explanation)
 
-    def iter_answer(self, tenant_id, query, *, limit, filter, as_of) -> Iterator[Answered]:
+    def iter_answer(self, tenant_id, query, *, limit, filter, as_of, explain=False) -> Iterator[Answered]:
         hits = self.recall(tenant_id, query, limit=limit, filter=filter).hits
         claims, citations = [], []
         for number, hit in enumerate(hits):
@@ -272,7 +292,8 @@ class FakeLethe:
             claims.append(AnswerClaim(hit.text, True, (number,)))
             citations.append(citation)
             yield self._whole([AnswerClaim(hit.text, True, (0,))], [citation])
-        yield self._whole(claims, citations)
+        whole = self._whole(claims, citations)
+        yield replace(whole, explanation=_explanation(citations)) if explain else whole
 
     def _whole(self, claims: list[AnswerClaim], citations: list[AnswerCitation]) -> Answered:
         kept = sorted({index for claim in claims for index in claim.citations})

@@ -135,6 +135,21 @@ def test_recall_prints_passages_that_cannot_steer_the_terminal(lethe_cli, tmp_pa
     assert "Nothing was found" in lethe_cli("recall", "unheard-of").stdout
 
 
+def test_ask_explains(lethe_cli, folder):
+    lethe_cli("ingest", str(folder / "a.md"))
+
+    lines = lethe_cli("ask", "tide", "--explain").stdout.splitlines()
+
+    assert lines[2:] == [
+        'told did not know this without the passages: "I do not know."',
+        "Shown to it: a.md, characters 0-10",
+        'Removed: "wrong" (no passage says it)',
+        'In conflict: "# Tide one" (newer)',
+        "An answer is there: 0.80, asked for: 0.40",
+        "Signals: lead 0.50",
+    ]
+
+
 def test_forget_shows_what_it_would_do_and_asks(lethe_cli, lethe, folder, tmp_path):
     lethe_cli("ingest", str(folder), "--subject", "sea")
 

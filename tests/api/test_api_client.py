@@ -77,6 +77,21 @@ def test_an_answer_streams(client):
     assert steps[-1][1] == client.answer("tide")
 
 
+def test_an_answer_is_explained_where_that_is_asked_for(client):
+    client.remember_document("tide one")
+
+    told = client.answer("tide", explain=True)
+    *_, (_, streamed) = client.iter_answer("tide", explain=True)
+
+    assert "explanation" not in client.answer("tide")
+    explanation = told["explanation"]
+    assert explanation["closed_book"] == {"answer": "I do not know.", "knew": False}
+    assert [piece["quote"] for piece in explanation["shown"]] == ["tide one"]
+    assert explanation["removed"] == [{"text": "wrong", "reason": "no passage says it"}]
+    assert explanation["conflicts"][0]["holds"] == 0
+    assert streamed == told
+
+
 def test_forgetting(client):
     id = client.remember_document("tide one", subjects=["s"])["id"]
 

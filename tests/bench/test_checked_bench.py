@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.checked import Answered, abstention, citations, unsupported
+from bench.checked import Answered, abstention, carried, citations, summary, unsupported
 from bench.squad13 import Question
 from memory.values import Citation, Claim, Evidence, PassageId, Reading, SourceId
 
@@ -31,6 +31,42 @@ def test_citations_are_judged_by_the_gold_paragraph() -> None:
     assert figures["citation_recall"] == pytest.approx(2 / 3, abs=1e-4)
     assert figures["citation_precision"] == 0.5
     assert figures["first_citation_precision"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def cite(text: str, *indices: int) -> Answered:
+    """Return an answer in words of its own that cites these pieces, the whole of each."""
+    evidence = [GOLD, OTHER]
+    cited = tuple(Citation(index, 0, len(evidence[index].text), evidence[index].text) for index in indices)
+    claims = (Claim(text, supported=True, citations=cited),)
+    return Answered(QUESTION, evidence, Reading(claims, 0.9, "told"), present=True)
+
+
+def test_a_claim_is_carried_by_its_quotes_and_a_quote_is_needed_or_it_is_imprecise() -> None:
+    said = GOLD.text
+    assert carried([cite(said, 0)]) == {"claims": 1, "recall": 1.0, "precision": 1.0}
+    assert carried([cite(said, 0, 1)]) == {"claims": 1, "recall": 1.0, "precision": 0.5}
+    assert carried([cite(said, 1)]) == {"claims": 1, "recall": 0.0, "precision": 0.0}
+    both = "The bridge opened in 1932, and the tower opened in 1999."
+    assert carried([cite(both, 0, 1)]) == {"claims": 1, "recall": 1.0, "precision": 1.0}
+
+
+def test_the_summary_names_what_a_reader_is_judged_by() -> None:
+    asked = [answered(0, confidence=0.9), answered(confidence=0.1, present=False)]
+    figures = summary(
+        {
+            "citations": citations(asked),
+            "claims": unsupported(asked, asked),
+            "abstention": abstention(asked, asked),
+        }
+    )
+    assert figures == {
+        "citation_recall": 1.0,
+        "citation_precision": 1.0,
+        "unsupported_rate_before": 0.0,
+        "unsupported_rate": 0.0,
+        "answered_without_evidence": 0.0,
+        "ece": pytest.approx(0.1),
+    }
 
 
 def test_claims_before_and_after() -> None:

@@ -256,7 +256,9 @@ def test_readiness_says_what_is_missing(encoder: TextEncoder) -> None:
         finally:
             arrived.set()
         loader.wait(10)
-        assert "the weights are nowhere" in http.get("/readyz").json()["missing"]["reader"]
+        told = http.get("/readyz").json()["missing"]["reader"]
+        assert "UnavailableError" in told
+        assert "nowhere" not in told, "who asks shows no key"
     with TestClient(create_engine(Broken(encoder.space), extractive), raise_server_exceptions=False) as http:
         problem = check_problem(http.get("/readyz"), 503, "not-ready")
         assert "RuntimeError" in problem["missing"]["encoder"]

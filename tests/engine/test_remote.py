@@ -146,7 +146,12 @@ class Waiting:
         self.proceed = threading.Event()
 
     def iter_claims(
-        self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
     ) -> Generator[Claim, None, Reading]:
         try:
             yield Claim("first", True, (Citation(0, 0, 3, evidence[0].text[:3]),))
@@ -159,7 +164,14 @@ class Waiting:
         finally:
             self.closed.set()
 
-    def read(self, question: str, evidence: Sequence[Evidence], shelf: Shelf | None = None) -> Reading:
+    def read(
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+    ) -> Reading:
         raise NotImplementedError
 
 

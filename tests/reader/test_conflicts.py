@@ -164,6 +164,22 @@ def test_sources_that_name_the_subject_oppose_under_any_title():
     assert settled("When does Acme open?", evidence)[0] == ["Acme opens at 8 a.m."]
 
 
+def test_things_of_several_words_that_are_asked_about_oppose_under_any_title():
+    evidence = [piece(OPENS_7, day=1, title="Handbook"), piece(OPENS_8, day=9, title="Notice")]
+    assert settled("When does the harbour office open?", evidence)[0] == [OPENS_8]
+    assert settled("When do offices open?", evidence)[0] == [OPENS_7]
+
+
+def test_a_thing_of_which_the_question_names_the_title_is_that_title_s():
+    evidence = [
+        piece("The warranty period is 24 months.", day=1, title="Alpha pump"),
+        piece("The warranty period is 12 months.", day=9, title="Beta pump"),
+    ]
+    told, claims = settled("How long is the warranty period of the Alpha pump?", evidence)
+    assert told == ["The warranty period is 24 months."]
+    assert len(claims) == 1
+
+
 def test_sentences_under_one_title_oppose():
     evidence = [
         piece("The warranty is 24 months.", day=1, title="Alpha pump"),

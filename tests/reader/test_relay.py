@@ -140,11 +140,11 @@ class Saying:
         claims = [Claim(f"{name} {at}", supported=at < supported) for at in range(supported + unsupported)]
         self.reading = Reading(tuple(claims), confidence, name, {"prompt": 1}, {"rank": 1.0})
 
-    def iter_claims(self, question, evidence, shelf=None):
+    def iter_claims(self, question, evidence, shelf=None, *, explain=False):
         yield from self.reading.claims
         return self.reading
 
-    def read(self, question, evidence, shelf=None):
+    def read(self, question, evidence, shelf=None, *, explain=False):
         return self.reading
 
 

@@ -183,3 +183,11 @@ def test_citations_are_minimal(parts):
 
     assert checked.claim.supported
     assert len(checked.claim.citations) == len(parts)
+
+
+def test_entailment_is_asked_of_a_statement_and_a_quote_once():
+    says_no = SaysNo("nothing of it")
+    sentence = "Tesla was born in Smiljan and Edison was born in Milan."
+    checked = check_sentence(sentence, "Who was born where?", EVIDENCE, entailment=says_no)
+    assert checked.claim.supported
+    assert len(says_no.asked) == len(set(says_no.asked)) > len(checked.statements)

@@ -17,13 +17,15 @@ class Saying:
         self.name = name
         self._fails_after = fails_after
 
-    def iter_claims(self, question, evidence, shelf=None):
+    def iter_claims(self, question, evidence, shelf=None, *, explain=False):
         for number in range(2):
             if number == self._fails_after:
                 raise UnavailableError("out of memory")
             yield Claim(f"{self.name} {number}", supported=True)
 
-    def read(self, question: str, evidence: list[Evidence], shelf: Shelf | None = None) -> Reading:
+    def read(
+        self, question: str, evidence: list[Evidence], shelf: Shelf | None = None, *, explain: bool = False
+    ) -> Reading:
         return Reading(tuple(self.iter_claims(question, evidence)), 1.0, self.name)
 
 
@@ -74,7 +76,7 @@ def test_closing_the_claims_ends_the_readers_work():
     ended = threading.Event()
 
     class Endless(Saying):
-        def iter_claims(self, question, evidence, shelf=None):
+        def iter_claims(self, question, evidence, shelf=None, *, explain=False):
             try:
                 while True:
                     yield Claim("more", supported=True)

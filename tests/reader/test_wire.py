@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import CorruptionError
-from memory.values import Citation, Claim, Evidence, PassageId, Reading
+from memory.values import (
+    Citation,
+    Claim,
+    ClosedBook,
+    Conflict,
+    Evidence,
+    Explanation,
+    PassageId,
+    Reading,
+)
 from reader.wire import (
     REQUEST,
     ClaimLine,
@@ -41,6 +50,19 @@ CITATIONS = st.builds(Citation, COUNTS, COUNTS, COUNTS, TEXTS)
 CLAIMS = st.builds(
     Claim, TEXTS, st.booleans(), st.lists(CITATIONS, max_size=3).map(tuple), reason=st.none() | TEXTS
 )
+CONFLICTS = st.builds(
+    Conflict, st.lists(CITATIONS, max_size=2).map(tuple), st.none() | COUNTS, st.none() | TEXTS
+)
+EXPLANATIONS = st.builds(
+    Explanation,
+    st.none() | TEXTS,
+    NUMBERS,
+    NUMBERS,
+    st.dictionaries(TEXTS, NUMBERS, max_size=2),
+    st.lists(COUNTS, max_size=2).map(tuple),
+    st.lists(CONFLICTS, max_size=1).map(tuple),
+    st.none() | st.builds(ClosedBook, TEXTS, st.booleans()),
+)
 READINGS = st.builds(
     Reading,
     st.lists(CLAIMS, max_size=3).map(tuple),
@@ -48,12 +70,13 @@ READINGS = st.builds(
     TEXTS,
     tokens=st.dictionaries(TEXTS, COUNTS, max_size=3),
     timings_ms=st.dictionaries(TEXTS, NUMBERS, max_size=3),
+    explanation=st.none() | EXPLANATIONS,
 )
 
 
-@given(question=TEXTS, evidence=st.lists(EVIDENCE, max_size=3).map(tuple))
-def test_a_request_is_read_back_equal(question: str, evidence: tuple[Evidence, ...]) -> None:
-    request = ReadRequest(question, evidence)
+@given(question=TEXTS, evidence=st.lists(EVIDENCE, max_size=3).map(tuple), explain=st.booleans())
+def test_a_request_is_read_back_equal(question: str, evidence: tuple[Evidence, ...], explain: bool) -> None:
+    request = ReadRequest(question, evidence, explain)
     back = REQUEST.validate_json(request_to_json(request), strict=True)
     assert back == request
     for one, other in zip(back.evidence, evidence, strict=True):

@@ -10,6 +10,7 @@ import pytest
 
 from embedding.encoder import TextEncoder
 from service.answer import PASSAGES_OF_A_SOURCE, pack_hits
+from service.views import Scope
 from tests.service.harness import TENANT, House
 
 QUESTION = "When did the harbour bridge open?"
@@ -52,6 +53,21 @@ def test_one_source_is_shown_so_often_and_no_oftener(home):
 def test_a_source_that_is_alone_is_shown_as_far_as_there_is_room(home):
     only = home.remember(POISON)
     assert shown(home, limit=30)[only] > PASSAGES_OF_A_SOURCE
+
+
+def test_an_explanation_goes_with_what_it_speaks_of(home):
+    home.remember("The harbour bridge opened in March 1932.")
+    other = home.remember(f"The harbour bridge opened in 1999. {FILLER.format(n=1) * 12}")
+
+    answered = home.lethe.answer(TENANT, QUESTION, explain=True)
+
+    assert home.lethe.answer(TENANT, QUESTION).explanation is None
+    told = answered.explanation
+    assert (told.model, told.closed_book) == (None, None)
+    assert len({side.source_id for side in told.conflicts[0].sides}) == 2
+    home.lethe.forget(TENANT, Scope(ids=(other,)), preview=False)
+    with home.lethe.reading(TENANT):
+        assert home.lethe.recheck_answer(TENANT, answered).explanation is None
 
 
 def test_a_source_that_repeats_itself_does_not_outvote_the_other(home):
