@@ -20,8 +20,9 @@ def engine(
     from api.engine import create_engine
     from api.server import server_of
     from embedding.models import ModelStore
+    from service.models import build_engine, load_engine_key
     from service.settings import Settings
-    from service.wiring import build_engine, configure_logs, load_engine_key
+    from service.wiring import configure_logs
 
     settings = Settings()
     key = load_engine_key(settings)

@@ -45,8 +45,8 @@ from reader.routers.mean import mean
 from reader.routers.prism import Prism, fast_channels
 from reader.routers.quest import quest
 from reader.routing import UNROUTED, Anchors, Router, Rule, Score
+from service.models import find_weights
 from service.settings import Settings
-from service.wiring import find_weights
 
 RESULTS = Path(__file__).parent / "results" / "reader.json"
 MARK = "5eed1e55"

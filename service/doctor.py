@@ -36,24 +36,21 @@ from service.catalog import measure_catalog
 from service.engine import EngineConnection
 from service.index import INDEX_FOLDER
 from service.index_store import IndexStore
+from service.models import (
+    EXTRACTIVE,
+    OPENAI,
+    check_readers,
+    explain_no_memories,
+    load_engine_key,
+    open_reader_server,
+    open_remote_writer,
+)
 from service.published import CATALOG, COLLECTION, ENGINE
 from service.settings import Settings
 from service.shelf_files import SHELF_FOLDER
 from service.shelf_store import ShelfStore
 from service.stores import ArtifactStore, ControlFiles, JournalStore, KeyStore
-from service.wiring import (
-    EXTRACTIVE,
-    OPENAI,
-    check_readers,
-    explain_no_memories,
-    find_collections,
-    find_device,
-    load_engine_key,
-    open_data,
-    open_reader_server,
-    open_remote_writer,
-    open_vault,
-)
+from service.wiring import find_collections, find_device, open_data, open_vault
 from unlearning.forget import find_unowned
 
 State = Literal["ok", "warning", "broken"]

@@ -1,6 +1,6 @@
 """Settings: from arguments, else the environment (``LETHE_…``), else defaults that need no server.
 
-Only ``service.wiring`` and the command line read them.
+Only ``service.wiring``, ``service.models`` and the command line read them.
 """
 
 from __future__ import annotations

@@ -1,58 +1,51 @@
-"""Wiring: settings in, a ``Lethe`` out. The only place that reads settings and chooses classes."""
+"""Wiring: settings in, a ``Lethe`` out. Here classes are chosen; those of models in ``service.models``."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypedDict
 
 import structlog
 
 import migrations
 from embedding.models import ModelStore
-from embedding.remote import RemoteEncoder
 from memory.clock import Clock, NewId, SystemClock, random_id
 from memory.database import Database, connect
 from memory.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
-from memory.ledger import Recipe
 from memory.ports import Encoder, Parser, Reader, Store
 from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
 from memory.vault import TABLES as KEY_TABLES
-from reader.alignment import Alignment
-from reader.checked import CheckedReader
-from reader.entailment import Entailment
-from reader.extractive import ExtractiveReader
-from reader.openai import OpenAIWriter
 from reader.prompt import MARK_DIGITS
-from reader.relay import RelayReader
-from reader.remote import RemoteReader
 from reader.switch import SwitchingReader
 from retrieval.engine_residue import Retention
 from service.access import Access, write_private
 from service.answer import Answerer
 from service.collection_store import CollectionStore
-from service.engine import EngineConnection
 from service.forgetting import Forgetting
 from service.index import Indexes
 from service.index_store import IndexStore
 from service.ingest import Recipes
 from service.lethe import Lethe, Waker
 from service.milvus import Collections
-from service.reader_server import READER_SERVER, ReaderServer
+from service.models import (
+    Keeping,
+    explain_no_memories,
+    list_local_readers,
+    load_encoder,
+    make_reader,
+    retaining,
+)
 from service.recall import Recaller
 from service.settings import Settings
 from service.shelf_store import ShelfStore
@@ -64,23 +57,7 @@ from sources.guard import GuardedParser
 from unlearning.certificate import SigningKey
 from unlearning.forget import Purge, Settle
 
-EXTRACTIVE = "extractive"
-_DIGEST = re.compile("[0-9a-f]{64}")
-Made = Callable[[Recipe], None]
-OPENAI = "openai"
-LEAST_KEY_CHARACTERS = 16
 DEFAULT_TENANT = TenantId("default")
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """What readers share that keep memories of passages.
-
-    ``mark`` fences these, in prompts and memories alike; ``made`` is told by what each reader makes its own.
-    """
-
-    mark: str
-    made: Made
 
 
 def get_version() -> str:
@@ -196,206 +173,6 @@ def _open_there(plane: migrations.Plane, url: str) -> Database:
     return database
 
 
-def load_engine_key(settings: Settings) -> str | None:
-    """Return the key between engine and service, ``None`` where no file is named for it."""
-    path = settings.engine_key_file
-    if path is None:
-        return None
-    try:
-        key = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"the key cannot be read: {error}", where="LETHE_ENGINE_KEY_FILE") from error
-    if len(key) < LEAST_KEY_CHARACTERS or not key.isprintable() or " " in key:
-        raise InvalidInputError(
-            f"{path} should hold one line of at least {LEAST_KEY_CHARACTERS} characters without spaces; "
-            f"to make one: openssl rand -hex 32 > {path}",
-            where="LETHE_ENGINE_KEY_FILE",
-        )
-    return key
-
-
-def load_encoder(settings: Settings, store: ModelStore) -> Encoder:
-    """Return the engine's encoder where there is an engine, else one of this process."""
-    if settings.engine_url is not None:
-        engine = EngineConnection(settings.engine_url, load_engine_key(settings))
-        return RemoteEncoder(engine, engine.wait().space)
-    return load_local_encoder(settings, store)
-
-
-def load_local_encoder(settings: Settings, store: ModelStore) -> Encoder:
-    """Return the text encoder, fetching its weights where they are missing."""
-    # Deferred: a process whose engine is elsewhere needs no torch.
-    from embedding.encoder import TextEncoder
-
-    return TextEncoder(store.get(settings.embedder), name=settings.embedder, threads=settings.torch_threads)
-
-
-def find_weights(folder: Path) -> tuple[Path, str]:
-    """Return what a language model is loaded from, a GGUF file or a folder, and what names its weights.
-
-    Files of the model store are links to blobs named by their digest. Of other files, which may be replaced
-    under the same name, sizes and times of change count.
-    """
-    files = sorted(folder.glob("*.gguf"))
-    blob = files[0].resolve() if files else folder
-    if _DIGEST.fullmatch(blob.name):
-        return files[0], blob.name
-    told = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
-    return files[0] if files else folder, hashlib.sha256(repr(told).encode()).hexdigest()
-
-
-def make_reader(
-    settings: Settings, store: ModelStore, encoder: Encoder, keeping: Keeping | None = None
-) -> tuple[Reader, SwitchingReader | None]:
-    """Return the engine's reader where there is an engine, else one of this process with its loader."""
-    if settings.engine_url is not None:
-        engine = EngineConnection(settings.engine_url, load_engine_key(settings))
-        return RemoteReader(engine, name=engine.wait().reader), None
-    return make_local_reader(settings, store, encoder, keeping)
-
-
-def make_local_reader(
-    settings: Settings, store: ModelStore, encoder: Encoder, keeping: Keeping | None = None
-) -> tuple[Reader, SwitchingReader | None]:
-    """Return the reader, and the loader to be started when a language model is to take over.
-
-    With ``keeping`` the language models of this process keep memories of passages.
-    """
-    check_readers(settings)
-    extractive = ExtractiveReader(encoder)
-    small: Reader = extractive
-    loader: SwitchingReader | None = None
-    if settings.reader != EXTRACTIVE:
-        small = loader = SwitchingReader(
-            extractive, partial(load_reader, settings.reader, settings, store, encoder, keeping)
-        )
-    large = settings.reader_large
-    if large is None:
-        return small, loader
-
-    def load_relay() -> Reader:
-        if loader is not None:
-            loader.start()
-        return RelayReader(small, load_reader(large, settings, store, encoder, keeping))
-
-    relay = SwitchingReader(small, load_relay)
-    return relay, relay
-
-
-def check_readers(settings: Settings) -> None:
-    """Raise ``InvalidInputError`` for readers that cannot be, each with the setting to mend."""
-    if settings.reader_large in {EXTRACTIVE, settings.reader}:
-        raise InvalidInputError(
-            f"{settings.reader_large} cannot take over from {settings.reader}; name a larger model, or "
-            f"{OPENAI}, or nothing",
-            where="LETHE_READER_LARGE",
-        )
-    readers = {settings.reader, settings.reader_large}
-    if OPENAI in readers:
-        open_reader_server(settings).close()
-    if settings.entailment == "judge" and (OPENAI in readers or readers <= {EXTRACTIVE, None}):
-        raise InvalidInputError("a judge is a reader's own model, in this process", where="LETHE_ENTAILMENT")
-    if settings.entailment in ("spans", "pairs") and settings.entailment_folder is None:
-        raise InvalidInputError("say where the classifier is", where="LETHE_ENTAILMENT_FOLDER")
-
-
-def open_reader_server(settings: Settings) -> ReaderServer:
-    """Return the way to the server that reads; nothing is sent yet."""
-    if settings.reader_url is None:
-        raise InvalidInputError(
-            f"say where the server is that {OPENAI} stands for, like {READER_SERVER.example}",
-            where=READER_SERVER.setting,
-        )
-    key = settings.reader_key.get_secret_value().strip() if settings.reader_key is not None else ""
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise InvalidInputError(
-            "it should hold the key alone, ASCII without spaces", where="LETHE_READER_KEY"
-        )
-    return ReaderServer(settings.reader_url, key or None)
-
-
-def open_remote_writer(settings: Settings, server: ReaderServer) -> OpenAIWriter:
-    """Return what writes on the server, once it has written a word; raises what stands against it."""
-    model = server.find_model(settings.reader_model)
-    writer = OpenAIWriter(server, model=model.id, context_tokens=model.context_tokens)
-    writer.probe()
-    return writer
-
-
-def load_reader(
-    name: str, settings: Settings, store: ModelStore, encoder: Encoder, keeping: Keeping | None = None
-) -> Reader:
-    """Return the reader of a name, ready to read: loaded, or reached, however long that takes."""
-    if name == OPENAI:
-        server = open_reader_server(settings)
-        return CheckedReader(
-            server.wait(partial(open_remote_writer, settings, server)),
-            encoder=encoder,
-            entailment=load_entailment(settings, encoder),
-        )
-    # Deferred: language models take seconds to import, and the extractive reader answers now.
-    from reader.language_model import LanguageModelWriter, load_language_model
-
-    path, digest = find_weights(store.get(name))
-    model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
-    mark = None if keeping is None else keeping.mark
-    writer = LanguageModelWriter(model, tokenizer, name=name, digest=digest, mark=mark)
-    if keeping is not None:
-        keeping.made(writer.recipe)
-    if settings.entailment == "judge":
-        from reader.judge import Judge
-
-        entailment: Entailment | None = Judge(model, tokenizer, weigh=writer.weigh, **_least(settings))
-    else:
-        entailment = load_entailment(settings, encoder)
-    return CheckedReader(writer, encoder=encoder, entailment=entailment)
-
-
-def load_entailment(settings: Settings, encoder: Encoder) -> Entailment | None:
-    """Return what may reject claims besides the rules, or ``None``; a judge comes with its reader."""
-    folder = settings.entailment_folder
-    if settings.entailment == "alignment":
-        return Alignment(encoder, **_least(settings))
-    # Deferred, as language models are.
-    if settings.entailment == "spans" and folder is not None:
-        from reader.span_classifier import load_span_classifier
-
-        return load_span_classifier(folder, **_least(settings))
-    if settings.entailment == "pairs" and folder is not None:
-        from reader.pair_classifier import load_pair_classifier
-
-        return load_pair_classifier(folder, **_least(settings))
-    return None
-
-
-class _Least(TypedDict, total=False):
-    least: float
-
-
-def _least(settings: Settings) -> _Least:
-    return {} if settings.entailment_least is None else {"least": settings.entailment_least}
-
-
-def list_local_readers(settings: Settings) -> list[str]:
-    """Return the language models that read in this process."""
-    if settings.engine_url is not None:
-        return []
-    named = (settings.reader, settings.reader_large)
-    return [name for name in named if name is not None and name not in {EXTRACTIVE, OPENAI}]
-
-
-def retaining(shelves: Shelves, count: int) -> Made:
-    """Return what is told the recipes of ``count`` readers: after the last, what none of them makes goes."""
-    known: list[Recipe] = []
-
-    def tell(recipe: Recipe) -> None:
-        known.append(recipe)
-        if len(known) == count:
-            shelves.retain(known)
-
-    return tell
-
-
 def _make_parser(settings: Settings) -> Parser:
     return GuardedParser(
         seconds=settings.parse_seconds,
@@ -450,22 +227,6 @@ def make_shelves(settings: Settings, kernel: Kernel, indexes: Indexes) -> Shelve
         disk_bytes=settings.kv_disk_bytes,
         off=explain_no_memories(settings),
     )
-
-
-def explain_no_memories(settings: Settings) -> str | None:
-    """Say why nothing that a reader computes of passages can be kept; ``None`` where it can."""
-    if settings.engine_url is not None:
-        return "the reader is in an engine, which keeps none"
-    if OPENAI in {settings.reader, settings.reader_large} and not list_local_readers(settings):
-        return "the reader is another server: keys and values are its own"
-    return None
-
-
-def build_engine(settings: Settings) -> tuple[Encoder, Reader, SwitchingReader | None]:
-    """Return what an engine holds: encoder, reader, and the loader to be started."""
-    store = ModelStore(settings.models_cache)
-    encoder = load_local_encoder(settings, store)
-    return (encoder, *make_local_reader(settings, store, encoder))
 
 
 def _purge_keys(database: Database) -> Mapping[str, str]:

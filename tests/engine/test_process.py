@@ -19,8 +19,8 @@ from memory.errors import ForbiddenError, InvalidInputError, UnavailableError
 from memory.values import Evidence, PassageId
 from reader.extractive import ExtractiveReader
 from reader.remote import RemoteReader
+from service.models import load_engine_key
 from service.settings import Settings
-from service.wiring import load_engine_key
 from tests.engine.serving import connected, engine_process, free_port, serving
 from tests.tiny import build_tiny_encoder
 
@@ -108,7 +108,7 @@ def test_a_service_with_an_engine_loads_no_torch(url: str, tmp_path: Path) -> No
         "from pathlib import Path\n"
         "from embedding.models import ModelStore\n"
         "from service.settings import Settings\n"
-        "from service.wiring import load_encoder, make_reader\n"
+        "from service.models import load_encoder, make_reader\n"
         "settings = Settings()\n"
         "store = ModelStore(settings.models_cache)\n"
         "encoder = load_encoder(settings, store)\n"

@@ -13,8 +13,8 @@ from memory.values import Evidence, PassageId
 from reader.alignment import LEAST_ALIGNMENT, Alignment
 from reader.pair_classifier import PairClassifier
 from reader.span_classifier import SpanClassifier
+from service.models import check_readers, load_entailment, load_reader
 from service.settings import Settings
-from service.wiring import check_readers, load_entailment, load_reader
 from tests.reader.tiny import tiny_model, tiny_tokenizer
 
 SHAPE = {

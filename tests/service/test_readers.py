@@ -18,8 +18,8 @@ from memory.values import Evidence, PassageId
 from reader.relay import HAND_OVER_BELOW
 from reader.switch import SwitchingReader
 from service import doctor, reader_server
+from service.models import build_engine, make_local_reader
 from service.settings import Settings
-from service.wiring import build_engine, make_local_reader
 from tests.engine.serving import connected, free_port, remote_reader, serving
 from tests.openai_server import OpenAIServer, refusal, serving_openai
 from tests.reader.tiny import tiny_model, tiny_tokenizer
