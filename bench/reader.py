@@ -53,6 +53,8 @@ RESULTS = Path(__file__).parent / "results" / "reader.json"
 SECTIONS = ("ladder", "times", "decode", "routers")
 SIZES = (2_000, 4_000, 8_000, 16_000, 32_000)
 QUESTIONS = 40
+LEARNT_TOKENS = 2_000
+"""A model's anchors are found on a prompt of so many."""
 ROUTED_TOKENS = 4_000
 DENSITIES = (0.05, 0.1, 0.2)
 SHARES = (0.2, 0.1)
@@ -71,7 +73,7 @@ def main() -> None:
         "threads": options.threads,
     }
     with Progress() as progress:
-        anchors = learn_anchors(bench, ROUTED_TOKENS)
+        anchors = learn_anchors(bench, LEARNT_TOKENS)
         if "ladder" in options.sections:
             _climb_all(bench, anchors, run, options, progress)
         if "times" in options.sections:
