@@ -71,9 +71,6 @@ bench-hierarchy: setup-dev ## Measure what the hierarchy brings and costs; write
 bench-growth: setup-dev ## Recall over HTTP at 10,000, 100,000 and a million passages; writes bench/results/growth.json
 	$(BIN)/python -m bench.growth --vectors $(INDEXES)/vectors
 
-bench-reader: setup-dev ## Measure the reader over remembered keys and values; writes bench/results/reader.json
-	$(BIN)/python -m bench.reader
-
 bench-load: setup-dev ## Load it for ten minutes on SQLite and on PostgreSQL; writes bench/results/load.json
 	$(BIN)/python -m bench.load
 
@@ -91,6 +88,9 @@ $(PEERS)/.done: $(VENV)/.dev bench/requirements-peers.txt
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/lethe.pth"
 	$(PEERS)/bin/pip install --no-deps -r bench/requirements-peers.txt
 	@touch $@
+
+bench-reader: $(PEERS)/.done ## Measure the reader over remembered keys and values beside llama.cpp; writes bench/results/reader.json
+	$(PEERS)/bin/python -m bench.reader
 
 bench-index: $(PEERS)/.done ## Measure the vector index beside its peers; SIZES=100k,1m,10m; writes bench/results/index.json
 	$(PEERS)/bin/python -m bench.index --vectors $(INDEXES)/vectors --built $(INDEXES)/built --sizes $(SIZES)

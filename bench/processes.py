@@ -46,6 +46,17 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def reset_peak() -> None:
+    """Have ``peak_mib`` count from now on."""
+    (PROC / "self" / "clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_mib() -> float:
+    """Return the highest resident memory of this process since ``reset_peak``, or ever."""
+    lines = (PROC / "self" / "status").read_text(encoding="ascii").splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024, 1)
+
+
 def growth_ratio(samples: Sequence[tuple[float, float]], window: float) -> float:
     """Return the mean of a series of (time, value) in its last ``window`` over that in its first one."""
     first = [value for at, value in samples if at <= samples[0][0] + window]

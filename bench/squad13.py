@@ -11,6 +11,7 @@ import random
 import re
 import string
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,33 @@ class Question:
     answers: tuple[str, ...]
 
 
+class Bm25:
+    """Ranks texts by the stems of a question's words (k1 1.2, b .75)."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._postings: dict[str, dict[str, int]] = {}
+        self._lengths: dict[str, int] = {}
+        for name, text in texts.items():
+            counts = Counter(word.stem for word in words_of(text) if word.is_content)
+            self._lengths[name] = sum(counts.values())
+            for stem, count in counts.items():
+                self._postings.setdefault(stem, {})[name] = count
+        self._mean = sum(self._lengths.values()) / len(self._lengths)
+
+    def nearest(self, question: str, limit: int) -> list[str]:
+        """Return the names of the best texts."""
+        scores: Counter[str] = Counter()
+        for stem in sorted(content_stems(question)):
+            holding = self._postings.get(stem, {})
+            rarity = math.log(1 + (len(self._lengths) - len(holding) + 0.5) / (len(holding) + 0.5))
+            for name, count in holding.items():
+                norm = 1.2 * (0.25 + 0.75 * self._lengths[name] / self._mean)
+                scores[name] += rarity * count * 2.2 / (count + norm)
+        return [name for name, _ in scores.most_common(limit)]
+
+
 class Squad:
-    """Paragraphs and questions, with a small BM25 over the paragraphs (k1 1.2, b .75)."""
+    """Paragraphs and questions; paragraphs are ranked by BM25."""
 
     def __init__(self, folder: Path = DATA) -> None:
         self.texts: dict[str, str] = {}
@@ -42,25 +68,11 @@ class Squad:
             Question(q["query"], q["relevant"][0], q["kind"], tuple(q["answers"]))
             for q in map(json.loads, (folder / "queries.jsonl").read_text().splitlines())
         ]
-        self._postings: dict[str, dict[str, int]] = {}
-        self._lengths: dict[str, int] = {}
-        for name, text in self.texts.items():
-            counts = Counter(word.stem for word in words_of(text) if word.is_content)
-            self._lengths[name] = sum(counts.values())
-            for stem, count in counts.items():
-                self._postings.setdefault(stem, {})[name] = count
-        self._mean = sum(self._lengths.values()) / len(self._lengths)
+        self._ranking = Bm25(self.texts)
 
     def nearest(self, question: str, limit: int) -> list[str]:
         """Return the ids of the best paragraphs."""
-        scores: Counter[str] = Counter()
-        for stem in sorted(content_stems(question)):
-            holding = self._postings.get(stem, {})
-            rarity = math.log(1 + (len(self.texts) - len(holding) + 0.5) / (len(holding) + 0.5))
-            for name, count in holding.items():
-                norm = 1.2 * (0.25 + 0.75 * self._lengths[name] / self._mean)
-                scores[name] += rarity * count * 2.2 / (count + norm)
-        return [name for name, _ in scores.most_common(limit)]
+        return self._ranking.nearest(question, limit)
 
     def evidence(self, question: Question, *, gold: bool, size: int = 5, seed: int = 0) -> list[Evidence]:
         """Return ``size`` paragraphs in random order, with the gold one or without it."""

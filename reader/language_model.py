@@ -105,7 +105,7 @@ class LanguageModelWriter:
         context = int(model.config.max_position_embeddings)
         self._most_new_tokens = min(most_new_tokens, context // 2)
         self._most_prompt_tokens = min(most_prompt_tokens, context - self._most_new_tokens)
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = end_tokens(model, tokenizer)
         self._reserved = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()})
         self._turn = threading.Lock()
         self._shape = use_slots(model)
@@ -290,7 +290,7 @@ class LanguageModelWriter:
                 return
             started = time.perf_counter()
             history += new
-            guess = _guess(history)
+            guess = look_up(history)
             tried = [history[-1], *guess]
             used = slots.used
             positions = torch.arange(end, end + len(tried), device=self._shape.device)
@@ -385,7 +385,7 @@ def _converted_folder(path: Path, digest: str, converted: Path, dtype: torch.dty
     return folder
 
 
-def _guess(history: list[int]) -> list[int]:
+def look_up(history: Sequence[int]) -> Sequence[int]:
     """Return the tokens that followed the last ``MATCHED_TOKENS`` where these were last met before."""
     tail = history[-MATCHED_TOKENS:]
     for start in range(len(history) - MATCHED_TOKENS - 1, -1, -1):
@@ -395,7 +395,7 @@ def _guess(history: list[int]) -> list[int]:
     return []
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Every token that ends an answer, as tokenizer, configuration and generation configuration say."""
     ends: set[int] = set()
     for declared in (tokenizer.eos_token_id, model.config.eos_token_id, model.generation_config.eos_token_id):

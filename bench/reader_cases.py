@@ -1,0 +1,76 @@
+"""Questions with their passages among others, for the reader's ladder: paragraphs, multi-hop, chats.
+
+The others are the nearest by BM25, so that there is something to mix up; all stand in a seeded order.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.reader_parts import among, questions
+from bench.squad13 import DATA, Bm25, Squad
+from memory.values import Evidence, PassageId
+
+LONGEST = 4_000
+"""Longer texts are left out, in characters, with the questions that need them: some chats fill a window."""
+
+SEED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A question, the names of the passages shown in their order, and the accepted answers."""
+
+    question: str
+    names: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+def squad_cases(squad: Squad, count: int, passages: int) -> list[Case]:
+    """Return questions of ``squad13``, each with its paragraph among the nearest others."""
+    return [
+        Case(question.text, tuple(among(squad, question, passages)), question.answers)
+        for question in questions(squad, count)
+    ]
+
+
+def load_cases(
+    name: str, count: int, passages: int, data: Path = DATA.parent
+) -> tuple[Mapping[str, Evidence], list[Case]]:
+    """Return a set's passages by name, and questions, each with all that it needs among the nearest others.
+
+    Questions without an answer in the set are left out. Raises ``FileNotFoundError`` where the set is absent.
+    """
+    folder = data / name
+    texts: dict[str, str] = {}
+    for line in (folder / "documents.jsonl").read_text(encoding="utf-8").splitlines():
+        document = json.loads(line)
+        if len(document["text"]) <= LONGEST:
+            texts[document["id"]] = document["text"]
+    asked = [json.loads(line) for line in (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    fit = [one for one in asked if one["relevant"] and one["answers"] and set(one["relevant"]) <= set(texts)]
+    random.Random(SEED).shuffle(fit)
+    ranking = Bm25(texts)
+    cases = []
+    for one in fit[:count]:
+        needed = list(dict.fromkeys(one["relevant"]))
+        others = [
+            other for other in ranking.nearest(one["query"], passages + len(needed)) if other not in needed
+        ]
+        shown = [*needed, *others[: max(0, passages - len(needed))]]
+        random.Random(one["query"]).shuffle(shown)
+        names = tuple(f"{name} {each}" for each in shown)
+        cases.append(Case(one["query"], names, tuple(one["answers"])))
+    return {f"{name} {each}": _show(f"{name} {each}", text) for each, text in texts.items()}, cases
+
+
+def _show(name: str, text: str) -> Evidence:
+    """Return a passage; a short first line that ends no sentence is its title."""
+    title, _, rest = text.partition("\n")
+    if not rest or len(title) > 120 or title.endswith("."):
+        title, rest = "", text
+    return Evidence(PassageId(name), rest, title, is_whole=True)

@@ -1,0 +1,158 @@
+"""The reader's bench on a tiny random model: every section runs, and its ways of reading agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.progress import Progress
+
+from bench import reader_ladder, reader_peer, reader_times
+from bench.reader import summarise
+from bench.reader_cases import load_cases, squad_cases
+from bench.reader_chart import curves_of
+from bench.reader_decode import compare_lookup
+from bench.reader_ladder import LADDERS, Ladder, Ways, climb
+from bench.reader_parts import SPARE, Bench, learn_anchors
+from bench.reader_readings import JointReading, Reading, ask, write
+from bench.reader_times import take_times
+from bench.squad13 import Squad
+from tests.reader.families import build
+from tests.reader.tiny import END_ID, tiny_tokenizer
+
+PARAGRAPHS = 6
+TOKENS = 1_700
+"""A byte is a token, so that worked examples alone are more than a thousand."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("squad")
+    texts = {
+        f"Nile:{at}": f"The Nile has {at} bridges and {at + 7} islands. " * 2 for at in range(PARAGRAPHS)
+    }
+    asked = [
+        {"query": f"Which has {at} bridges?", "relevant": [name], "kind": "Nile", "answers": ["The Nile"]}
+        for at, name in enumerate(texts)
+    ]
+    _write(folder / "documents.jsonl", [{"id": name, "text": text} for name, text in texts.items()])
+    _write(folder / "queries.jsonl", asked)
+    return Bench(build("qwen2"), tiny_tokenizer(), "tiny", Squad(folder))
+
+
+def test_all_ways_are_asked_alike_and_stay_where_they_are(bench: Bench) -> None:
+    """Read in slots without memories, a prompt is what the model itself makes of it."""
+    (case,) = squad_cases(bench.squad, 1, 3)
+    cut = bench.cut(case.question, case.names)
+    prompt, answer = cut.tokens(), bench.writer.ids("The Nile")
+    placed = bench.place(cut, [None] * 3, bench.open(cut), spare=SPARE)
+    joint: Reading = JointReading(bench.model, prompt)
+    ours: Reading = bench.read(placed)
+
+    first, written = ask(joint, answer), write(joint, prompt, frozenset({END_ID}), most=8)
+
+    apart, same = ask(ours, answer).against(first)
+    assert abs(apart) < 1e-5 and same == 1.0
+    assert write(ours, prompt, frozenset({END_ID}), most=8) == written
+    assert torch.allclose(ask(joint, answer).told, first.told, atol=1e-5)
+    assert written == _greedy(bench, prompt, len(written))
+
+
+def _greedy(bench: Bench, prompt: list[int], count: int) -> list[int]:
+    """Return what is written when all is read anew for every token."""
+    tokens = [*prompt]
+    for _ in range(count):
+        tokens.append(int(JointReading(bench.model, tokens).first.argmax()))
+    return tokens[len(prompt) :]
+
+
+def test_the_ladder_is_climbed_and_gone_on_with(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are kept are not measured again, and give the same figures."""
+    ladder, rows = Ladder("squad13", 3), tmp_path / "rows.jsonl"
+    ways = Ways(learn_anchors(bench, TOKENS), 0.2, "most attended")
+    cases = squad_cases(bench.squad, 1, ladder.passages)
+    told: list[dict[str, object]] = []
+
+    with Progress(disable=True) as progress:
+        climb(bench, ladder, cases, ways, progress, told.append, rows)
+        monkeypatch.setattr(reader_ladder, "climb_one", None)
+        climb(bench, ladder, cases, ways, progress, told.append, rows)
+
+    assert told[0] == told[1]
+    assert told[0]["questions"] == 1
+    steps = told[0]["steps"]
+    assert isinstance(steps, dict)
+    assert list(steps) == ["L0 to L1", "L1 to L2", "L2 to L3", "L0 to L3"]
+    assert all(step["divergence_nats"] >= 0.0 for step in steps.values())
+    assert float(str(told[0]["blocks_looked_at_L2"])) < 1.0
+    summary = summarise({"ladder": {LADDERS[0].name: told[0]}})
+    assert summary["l1_l2_kl"] == steps["L1 to L2"]["divergence_nats"]
+    assert summary["l0_l3_f1_loss"] == -steps["L0 to L3"]["f1_change_points"]["mean"]
+
+
+def test_times_are_taken_of_every_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_times, "RUNS", 1)
+    told: list[dict[str, object]] = []
+    with Progress(disable=True) as progress:
+        take_times(bench, [TOKENS], learn_anchors(bench, TOKENS), [0.2], progress, told.append)
+
+    sizes = told[-1]
+    figures = sizes[str(TOKENS)]
+    assert isinstance(figures, dict)
+    assert figures["all_blocks"]["shuffled"]["tokens_read"] < figures["tokens"]
+    assert figures["memory"]["bytes_per_token"] > 0
+    assert set(figures["ratios"]) == {
+        "all_blocks_over_read_at_once",
+        "routed_over_read_at_once",
+        "routed_over_all_blocks",
+    }
+    assert [len(points) for points in curves_of(sizes).values()] == [1, 1, 1]
+
+
+def test_decoding_writes_the_same_words_with_guesses(bench: Bench) -> None:
+    with Progress(disable=True) as progress:
+        told = compare_lookup(bench, 1, progress)
+
+    assert told["same_words"] == told["questions"] == 1
+
+
+def test_questions_of_several_passages_are_shown_all_of_them(tmp_path: Path) -> None:
+    """Texts that would fill a window are left out, with the questions that need them."""
+    folder = tmp_path / "hops"
+    folder.mkdir()
+    texts = {str(at): f"River {at}\nIt flows through valley {at}." for at in range(8)} | {
+        "9": "long " * 1_000
+    }
+    _write(folder / "documents.jsonl", [{"id": name, "text": text} for name, text in texts.items()])
+    _write(
+        folder / "queries.jsonl",
+        [
+            {"query": "Which river and valley?", "relevant": ["1", "2"], "answers": ["1"]},
+            {"query": "Which is long?", "relevant": ["9"], "answers": ["9"]},
+            {"query": "Which is nowhere?", "relevant": [], "answers": ["none"]},
+        ],
+    )
+
+    shown, (case,) = load_cases("hops", 5, 4, tmp_path)
+
+    assert len(case.names) == 4
+    assert {"hops 1", "hops 2"} < set(case.names)
+    assert (shown["hops 1"].title, shown["hops 1"].text) == ("River 1", "It flows through valley 1.")
+
+
+def test_a_peer_that_is_absent_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_peer, "find_spec", lambda name: None)
+    assert reader_peer.time_prompts(Path("model.gguf"), {"cold": [1]}, 1) is None
+
+
+def _write(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
