@@ -39,8 +39,8 @@ from reader.placing import Passage, Placed, lay_out
 from reader.prompt import FIRST_NUMBER, Prompt, before_fence, build_prompt
 from reader.routers.exact import exact
 from reader.routing import UNROUTED, Anchors, Router, Rule
-from service.settings import Settings
 from service.models import find_weights
+from service.settings import Settings
 
 MARK = "5eed1e55"
 ANCHORS = 6
