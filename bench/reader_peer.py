@@ -8,7 +8,6 @@ each took, and how many tokens its cache spared it.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figures
+from bench.processes import peak_mib
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 64
@@ -80,12 +80,12 @@ def _measure(task: Mapping[str, Any]) -> Figures:
         "version": version("xllamacpp"),
         "built_for": xllamacpp.get_system_info().strip(),
         "load_seconds": round(time.perf_counter() - started, 2),
-        "rss_loaded_mib": _peak_mib(),
+        "rss_loaded_mib": peak_mib(),
     }
     _ask(server, list(range(1000, 1000 + WARM_UP)))
     for name, tokens in task["prompts"].items():
         figures[name] = _ask(server, tokens)
-    return figures | {"peak_rss_mib": _peak_mib()}
+    return figures | {"peak_rss_mib": peak_mib()}
 
 
 def _ask(server: Any, tokens: Sequence[int]) -> Figures:
@@ -100,10 +100,6 @@ def _ask(server: Any, tokens: Sequence[int]) -> Figures:
         "tokens_read": timings["prompt_n"],
         "tokens_cached": timings["cache_n"],
     }
-
-
-def _peak_mib() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from bench.reader_decode import compare_lookup
 from bench.reader_ladder import LADDERS, Ladder, Ways, climb
 from bench.reader_parts import SPARE, Bench, learn_anchors
 from bench.reader_readings import JointReading, Reading, ask, write
-from bench.reader_times import take_times
+from bench.reader_times import shuffle, take_times
 from bench.squad13 import Squad
 from tests.reader.families import build
 from tests.reader.tiny import END_ID, tiny_tokenizer
@@ -116,6 +116,14 @@ def test_times_are_taken_of_every_way(bench: Bench, monkeypatch: pytest.MonkeyPa
         "routed_over_all_blocks",
     }
     assert [len(points) for points in curves_of(sizes).values()] == [1, 1, 1]
+
+
+def test_another_order_begins_with_another_passage() -> None:
+    """Else a prefix cache would hold the first of them."""
+    for seed in range(20):
+        order = shuffle(["a", "b", "c"], seed)
+        assert sorted(order) == ["a", "b", "c"]
+        assert order[0] != "a"
 
 
 def test_decoding_writes_the_same_words_with_guesses(bench: Bench) -> None:
