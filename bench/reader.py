@@ -108,8 +108,9 @@ def _climb_all(
             options.rows.mkdir(parents=True, exist_ok=True)
 
         def told(figures: Figures, name: str = ladder.name) -> None:
-            known = _read(options.results).get("ladder", {})
-            _keep(options, "ladder", {**known, name: {"run": run, **figures}})
+            measured = _read(options.results).get("ladder", {})
+            kept = {one.name: measured[one.name] for one in LADDERS if one.name in measured}
+            _keep(options, "ladder", {**kept, name: {"run": run, **figures}})
 
         rows = None if options.rows is None else options.rows / f"{ladder.name}.jsonl"
         climb(bench, ladder, cases_of(bench, ladder, options.questions), ways, progress, told, rows)
