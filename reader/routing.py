@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from reader.attention.chosen import Batch, attend_chosen, make_batches
+from reader.attention.chosen import Chosen, attend_chosen
 from reader.attention.dense import Logits
 from reader.attention.slots import BLOCK, Segment, Slots
 from reader.routers.tiles import rank
@@ -101,7 +101,7 @@ class _Choice:
     opened: torch.Tensor
     """Where everything is seen, (tiles, kv_heads + 1)."""
     age: int = 0
-    batches: WeakKeyDictionary[Segment, dict[tuple[int, ...], list[Batch]]] = field(
+    by_heads: WeakKeyDictionary[Segment, dict[tuple[int, ...], Chosen]] = field(
         default_factory=WeakKeyDictionary
     )
 
@@ -130,14 +130,17 @@ class Router:
 
     def attend(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> torch.Tensor:
         """Return what queries see of the blocks chosen for them; shapes as in ``attention.dense.attend``."""
+        return attend_chosen(layer, queries, segment, self.look(layer, queries, segment, how), how)
+
+    def look(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> Chosen:
+        """Return what a layer's tiles look at; anchors choose it."""
         choices = self._chosen.setdefault(segment.slots, {})
         if layer in self._at and not self._lasts(choices.get(layer), segment):
             choices[layer] = self._choose(self.score(queries, segment, layer, how), segment)
         choice = choices[max(anchor for anchor in self._at if anchor <= layer)]
         heads, groups = queries.shape[:2]
-        own = tuple(range(heads)) if layer in self._at else self.anchors.heads.get(layer, [heads] * heads)
-        batches = self._batches(choice, segment, tuple(own), groups)
-        return attend_chosen(layer, queries, segment, batches, how)
+        own = range(heads) if layer in self._at else self.anchors.heads.get(layer, [heads] * heads)
+        return self._by_heads(choice, segment, tuple(own), groups)
 
     def _lasts(self, choice: _Choice | None, segment: Segment) -> bool:
         """Say whether a step of decoding takes over what an earlier one chose; count it."""
@@ -162,28 +165,24 @@ class Router:
         opened = (held < rule.trust) | (sees <= rule.short)[:, None]
         return _Choice(kept, held, opened)
 
-    def _batches(self, choice: _Choice, segment: Segment, heads: tuple[int, ...], groups: int) -> list[Batch]:
-        """Return the rows of a layer whose heads look at what these of the anchor chose; made once each."""
-        made = choice.batches.setdefault(segment, {})
-        sees = segment.blocks
-        at = list(heads)
+    def _by_heads(self, choice: _Choice, segment: Segment, heads: tuple[int, ...], groups: int) -> Chosen:
+        """Return what a layer looks at whose heads take these of the anchor's choices; made once each."""
+        made = choice.by_heads.setdefault(segment, {})
+        sees, at = segment.blocks, list(heads)
         if heads not in made:
             numbers = torch.arange(int(sees.max()), device=sees.device)
             kept = choice.kept[:, at] | choice.opened[:, at, None]
             kept = torch.nn.functional.pad(kept[..., : len(numbers)], (0, len(numbers) - kept.shape[-1]))
             # What stands beyond memory is seen anyway: more of it than when the choice was made.
-            seen = (kept | (numbers >= segment.slots.routed)) & (numbers < sees[:, None])[:, None]
-            made[heads] = make_batches(segment, seen, groups)
-        self._tell(choice, made[heads], at, int(sees.sum()) * len(at))
+            marks = (kept | (numbers >= segment.slots.routed)) & (numbers < sees[:, None])[:, None]
+            made[heads] = Chosen(marks, segment, groups)
+        told, opened = self.told, choice.opened[:, at]
+        told.seen += int(sees.sum()) * len(at)
+        told.chosen += int(made[heads].marks.sum())
+        told.rows += opened.numel()
+        told.opened += int(opened.sum())
+        told.kept.append(float(choice.held[:, at].masked_fill(opened, 1.0).mean()))
         return made[heads]
-
-    def _tell(self, choice: _Choice, batches: list[Batch], heads: list[int], seen: int) -> None:
-        self.told.seen += seen
-        self.told.chosen += sum(int((batch.blocks >= 0).sum()) for batch in batches)
-        opened = choice.opened[:, heads]
-        self.told.rows += opened.numel()
-        self.told.opened += int(opened.sum())
-        self.told.kept.append(float(choice.held[:, heads].masked_fill(opened, 1.0).mean()))
 
     def _weights(self, passages: torch.Tensor) -> torch.Tensor | None:
         if self.rule.belief == 0.0 or not self.beliefs:

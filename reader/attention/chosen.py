@@ -2,17 +2,19 @@
 
 A row is one tile and one key/value head. Rows of as many queries and about as many blocks go together into
 one call of torch's scaled dot product; how much is gathered at a time is bounded, heads and tiles taking
-their turns (as Untied Ulysses, Ghadia et al. 2026, does with heads on many devices). Nothing here knows why
-blocks were chosen.
+their turns (as Untied Ulysses does with heads on many devices, Ghadia et al. 2026). On CUDA a kernel walks
+the chosen blocks where they are (``attention.flex``). Nothing here knows why blocks were chosen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from reader.attention.dense import Logits, attend
+from reader.attention.flex import Walk, attend_in_place, make_walk
 from reader.attention.slots import BLOCK, Segment
 
 _MOST = 1 << 22
@@ -34,62 +36,89 @@ class Batch:
     blocks: torch.Tensor
 
 
-def make_batches(segment: Segment, chosen: torch.Tensor, groups: int) -> list[Batch]:
-    """Return the rows of a segment in batches; ``chosen`` marks blocks, (tiles, kv_heads, blocks)."""
-    heads, blocks = chosen.shape[1:]
-    rows = chosen.flatten(0, 1)
+class Chosen:
+    """What tiles of a segment look at: ``marks`` are True for blocks, shape (tiles, kv_heads, blocks).
+
+    What attention needs to know of it is worked out once, for all layers that look at the same.
+    """
+
+    def __init__(self, marks: torch.Tensor, segment: Segment, groups: int) -> None:
+        self.marks = marks
+        # The segment itself is not held on to: choices last as long as it does.
+        self._tiles = [(tile.start, tile.stop) for tile in segment.tiles]
+        self._asked, self._positions = segment.positions, segment.slots.positions
+        self._groups = groups
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The rows, those of equal shape together."""
+        return make_batches(self.marks, self._tiles, self._groups)
+
+    @cached_property
+    def walk(self) -> Walk:
+        """The way of a kernel over the blocks."""
+        return make_walk(self.marks, self._tiles, self._asked, self._positions, self._groups)
+
+
+def attend_chosen(
+    layer: int, queries: torch.Tensor, segment: Segment, chosen: Chosen, how: Logits
+) -> torch.Tensor:
+    """Return what queries see of the blocks chosen for them; shapes as in ``attention.dense.attend``."""
+    if queries.is_cuda:
+        return attend_in_place(layer, queries, segment.slots, chosen.walk, how)
+    return _gather(layer, queries, segment, chosen.batches, how)
+
+
+def make_batches(marks: torch.Tensor, tiles: list[tuple[int, int]], groups: int) -> list[Batch]:
+    """Return rows in batches: ``marks`` of blocks, (tiles, kv_heads, blocks), and the tiles' queries."""
+    heads, blocks = marks.shape[1:]
+    rows = marks.flatten(0, 1)
     widths = rows.sum(1).tolist()
-    lengths = [tile.stop - tile.start for tile in segment.tiles for _ in range(heads)]
-    starts = torch.tensor([tile.start for tile in segment.tiles], device=chosen.device)
+    lengths = [stop - start for start, stop in tiles for _ in range(heads)]
+    starts = torch.tensor([start for start, _ in tiles], device=marks.device)
     # The chosen blocks' numbers first, ascending.
-    numbers = torch.arange(blocks, device=chosen.device).expand_as(rows).masked_fill(~rows, blocks)
+    numbers = torch.arange(blocks, device=marks.device).expand_as(rows).masked_fill(~rows, blocks)
     numbers = numbers.sort(dim=1).values
     numbers = numbers.masked_fill(numbers == blocks, -1)
     order = sorted(range(len(rows)), key=lambda row: (lengths[row], widths[row]))
     batches: list[Batch] = []
-    while order:
-        length, width = lengths[order[0]], widths[order[0]]
-        count = 0
-        for row in order:
-            wider = widths[row]
-            full = (count + 1) * wider * BLOCK * groups * length > _MOST
-            if lengths[row] != length or width < (1 - _WASTE) * wider or (full and count):
+    first = 0
+    while first < len(order):
+        length, width = lengths[order[first]], widths[order[first]]
+        last = first + 1
+        while last < len(order):
+            wider = widths[order[last]]
+            full = (last + 1 - first) * wider * BLOCK * groups * length > _MOST
+            if full or lengths[order[last]] != length or width < (1 - _WASTE) * wider:
                 break
-            count += 1
-        together, order = order[:count], order[count:]
-        at = torch.tensor(together, device=chosen.device)
-        batches.append(
-            Batch(
-                at % heads,
-                starts[at // heads][:, None] + torch.arange(length, device=chosen.device),
-                numbers[at, : widths[together[-1]]],
-            )
-        )
+            last += 1
+        together = order[first:last]
+        at = torch.tensor(together, device=marks.device)
+        asking = starts[at // heads][:, None] + torch.arange(length, device=marks.device)
+        batches.append(Batch(at % heads, asking, numbers[at, : widths[together[-1]]]))
+        first = last
     return batches
 
 
-def attend_chosen(
+def _gather(
     layer: int, queries: torch.Tensor, segment: Segment, batches: list[Batch], how: Logits
 ) -> torch.Tensor:
-    """Return what queries see of the blocks chosen for them; shapes as in ``attention.dense.attend``."""
     slots = segment.slots
     keys, values = (_by_block(rows[layer]) for rows in (slots.keys, slots.values))
     bias = None if slots.bias is None else _by_block(slots.bias[layer])
     each = slots.positions.reshape(-1, BLOCK)
-    count = len(each)
     out = torch.empty_like(queries)
     for batch in batches:
         rows, width = batch.blocks.shape
         held = batch.blocks.clamp_min(0)
-        at = (batch.heads[:, None] * count + held).flatten()
         heads = batch.heads[:, None]
-        positions = each[held].masked_fill((batch.blocks < 0)[..., None], -1).flatten(1)
+        at = (heads * len(each) + held).flatten()
         seen = attend(
             queries[heads, :, batch.queries].transpose(1, 2),
             keys.index_select(0, at).reshape(rows, width * BLOCK, -1),
             values.index_select(0, at).reshape(rows, width * BLOCK, -1),
             segment.positions[batch.queries],
-            positions,
+            each[held].masked_fill((batch.blocks < 0)[..., None], -1).flatten(1),
             how=how,
             bias=None if bias is None else bias.index_select(0, at).reshape(rows, -1),
         )

@@ -17,8 +17,8 @@ class Logits:
 
     def of(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Return logits in float32, (..., queries, keys)."""
-        logits = (queries @ keys.transpose(-1, -2)).float() * self.scaling
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+        logits = (queries @ keys.transpose(-1, -2)).float().mul_(self.scaling)
+        return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
 
 def attend(

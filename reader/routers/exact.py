@@ -11,8 +11,8 @@ from reader.routers.tiles import probe
 PROBES = 8
 """So many of a tile's queries are asked, evenly spread."""
 
-_MOST = 1 << 23
-"""Logits at a time: what bounds the memory."""
+_MOST = 1 << 20
+"""Logits at a time: few enough to stay in the caches, one head after another."""
 
 
 def exact(queries: torch.Tensor, segment: Segment, layer: int, how: Logits) -> torch.Tensor:
@@ -22,17 +22,21 @@ def exact(queries: torch.Tensor, segment: Segment, layer: int, how: Logits) -> t
     sees = segment.blocks.tolist()
     heads, tiles, groups, probes, dim = asking.shape
     shares = torch.zeros(tiles, heads, max(sees), device=queries.device)
-    each = heads * groups * probes * max(sees) * BLOCK
-    step = max(1, _MOST // each)
+    # In float32: half as many passes over the logits, and products are faster but where there is AMX.
+    keys = slots.keys[layer][:, : max(sees) * BLOCK].float()
+    step = max(1, _MOST // (groups * probes * max(sees) * BLOCK))
     for first in range(0, tiles, step):
         some = slice(first, first + step)
         blocks = max(sees[some])
         count = blocks * BLOCK
-        logits = how.of(asking[:, some].reshape(heads, -1, dim), slots.keys[layer][:, :count])
-        if slots.bias is not None:
-            logits += slots.bias[layer][:, None, :count]
-        logits = logits.reshape(heads, -1, groups, probes, count)
-        logits.masked_fill_(~visible(asked[some], slots.positions[:count], None)[:, None], -torch.inf)
-        by_block = logits.softmax(-1).reshape(*logits.shape[:-1], blocks, BLOCK).sum(-1)
-        shares[some, :, :blocks] = by_block.mean((2, 3)).transpose(0, 1)
+        seen = visible(asked[some], slots.positions[:count], None)
+        added = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
+        for head in range(heads):
+            logits = how.of(asking[head, some].float().reshape(-1, dim), keys[head, :count])
+            if slots.bias is not None:
+                logits += slots.bias[layer, head, :count]
+            by_tile = logits.reshape(-1, groups, probes, count)
+            by_tile += added[:, None]
+            spread = by_tile.softmax(-1).mean((1, 2))
+            shares[some, head, :blocks] = spread.reshape(-1, blocks, BLOCK).sum(-1)
     return shares

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from reader.attention.chosen import attend_chosen, make_batches
+from reader.attention.chosen import Chosen, attend_chosen
 from reader.attention.dense import Logits
+from reader.attention.flex import attend_in_place
 from reader.attention.function import run, use_slots
 from reader.attention.slots import BLOCK, Segment, Shape, Slots, cut_tiles
 from reader.routers.exact import exact
@@ -17,14 +18,13 @@ from reader.routing import Anchors, Router, Rule
 from tests.reader.families import WORDS, build
 
 HEADS, GROUPS, DIM = 2, 3, 8
-SHAPE = Shape(layers=1, kv_heads=HEADS, dim=DIM, dtype=torch.float32, device=torch.device("cpu"))
 CLOSE = 1e-5
 
 
-def reading(seed: int = 0) -> tuple[Segment, torch.Tensor]:
+def reading(seed: int = 0, dim: int = DIM) -> tuple[Segment, torch.Tensor]:
     """Return a prefix, passages with empty ends, of each the first tokens new, a question; and queries."""
     drawn = torch.Generator().manual_seed(seed)
-    slots = Slots(SHAPE, 24)
+    slots = Slots(Shape(1, HEADS, dim, torch.float32, torch.device("cpu")), 24)
     places, positions, runs, at = [], [], [], 0
     for passage, (length, new) in enumerate([(50, 0), (130, 9), (100, 20), (190, 9), (70, 37), (128, 1)], -1):
         taken = slots.place(torch.arange(at, at + length), passage=passage)
@@ -39,7 +39,20 @@ def reading(seed: int = 0) -> tuple[Segment, torch.Tensor]:
     segment = Segment(slots, 0, torch.cat(places), torch.cat(positions), cut_tiles([*runs, 30], 16))
     slots.keys.normal_(generator=drawn)
     slots.values.normal_(generator=drawn)
-    return segment, torch.randn(HEADS, GROUPS, len(segment.positions), DIM, generator=drawn)
+    return segment, torch.randn(HEADS, GROUPS, len(segment.positions), dim, generator=drawn)
+
+
+def draw_marks(segment: Segment, biased: bool) -> torch.Tensor:
+    """Return marks of random blocks and of each tile's last one; with biases for all slots, if wanted."""
+    drawn = torch.Generator().manual_seed(9)
+    if biased:
+        places = torch.arange(len(segment.slots.positions))
+        segment.slots.set_bias(places, torch.randn(1, HEADS, len(places), generator=drawn))
+    sees = segment.blocks
+    numbers = torch.arange(int(sees.max()))
+    marks = torch.rand(len(sees), HEADS, len(numbers), generator=drawn) < 0.4
+    marks |= (numbers >= (sees - 1)[:, None])[:, None]
+    return marks & (numbers < sees[:, None])[:, None]
 
 
 def plainly(queries: torch.Tensor, segment: Segment, chosen: torch.Tensor, how: Logits) -> torch.Tensor:
@@ -70,19 +83,58 @@ def test_batches_are_tiles_by_themselves(
     monkeypatch.setattr("reader.attention.chosen._MOST", most)
     segment, queries = reading()
     how = Logits(DIM**-0.5, cap)
-    if biased:
-        places = torch.arange(len(segment.slots.positions))
-        segment.slots.set_bias(places, torch.randn(1, HEADS, len(places)))
-    sees = segment.blocks
-    numbers = torch.arange(int(sees.max()))
-    chosen = torch.rand(len(sees), HEADS, len(numbers)) < 0.4
-    chosen = (chosen | (numbers >= (sees - 1)[:, None])[:, None]) & (numbers < sees[:, None])[:, None]
+    marks = draw_marks(segment, biased)
 
-    batches = make_batches(segment, chosen, GROUPS)
-    found = attend_chosen(0, queries, segment, batches, how)
+    chosen = Chosen(marks, segment, GROUPS)
+    found = attend_chosen(0, queries, segment, chosen, how)
 
-    assert (len(batches) == len(sees) * HEADS) == (most == 1)
-    assert (found - plainly(queries, segment, chosen, how)).abs().max() < CLOSE
+    assert (len(chosen.batches) == len(segment.tiles) * HEADS) == (most == 1)
+    assert (found - plainly(queries, segment, marks, how)).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_kernel_walks_the_same_blocks(
+    cap: float | None, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FlexAttention's mask says what the gathered blocks say; as it is written, on any machine."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    segment, queries = reading()
+    how = Logits(DIM**-0.5, cap)
+    marks = draw_marks(segment, biased)
+    chosen = Chosen(marks, segment, GROUPS)
+
+    found = attend_in_place(0, queries, segment.slots, chosen.walk, how)
+
+    assert (found - plainly(queries, segment, marks, how)).abs().max() < CLOSE
+    mask = chosen.walk.mask
+    assert mask.full_kv_num_blocks is not None and mask.full_kv_num_blocks.sum() > 0
+    rows = torch.tensor([-(-GROUPS * (tile.stop - tile.start) // 64) for tile in segment.tiles])
+    listed = mask.kv_num_blocks.sum() + mask.full_kv_num_blocks.sum()
+    assert listed == (marks.sum((1, 2)) * rows).sum()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_compiled_kernel_walks_the_same_blocks(cap: float | None, biased: bool) -> None:
+    """On a CUDA device the routed attention is FlexAttention's kernel, and gives what tiles give alone."""
+    segment, queries = reading(dim=64)
+    how = Logits(64**-0.5, cap)
+    marks = draw_marks(segment, biased)
+    expected = plainly(queries, segment, marks, how)
+    slots = segment.slots
+    for name in ("keys", "values", "positions", "reached", "passages"):
+        setattr(slots, name, getattr(slots, name).cuda())
+    slots.bias = None if slots.bias is None else slots.bias.cuda()
+    cuts = [segment.tiles[0].start, *(tile.stop for tile in segment.tiles)]
+    there = Segment(slots, 0, segment.places.cuda(), segment.positions.cuda(), cuts)
+
+    found = attend_chosen(0, queries.cuda(), there, Chosen(marks.cuda(), there, GROUPS), how)
+
+    # Products are in TF32 where the device has it.
+    assert (found.cpu() - expected).abs().max() < 5e-3
 
 
 def by_hand(shares: torch.Tensor, segment: Segment, rule: Rule) -> torch.Tensor:

@@ -1,0 +1,145 @@
+"""What routers keep of the attention, and how far they lead a model astray: a part of ``bench.reader``.
+
+What is kept is judged on one reading that sees everything, so that all routers are asked the same; then each
+reads by itself, and its distributions over the answer's tokens stand against those of all blocks. The first
+case is not judged: the model's anchors are found on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.progress import Progress
+
+from bench.figures import Figures
+from reader.anchors import Recorder, choose_anchors
+from reader.attention.dense import Logits
+from reader.attention.function import run
+from reader.attention.slots import Segment
+from reader.routers.exact import exact
+from reader.routers.flexprefill import flexprefill
+from reader.routers.mean import mean
+from reader.routers.moba import moba
+from reader.routers.prism import Prism, fast_channels
+from reader.routers.quest import quest
+from reader.routing import UNROUTED, Anchors, Router, Rule, Score, spread_anchors
+
+if TYPE_CHECKING:
+    from bench.reader import Bench
+    from reader.language_model import Cut
+    from reader.placing import Placed
+
+DENSITIES = (0.05, 0.1, 0.2)
+ANCHORS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A prompt with an answer that is written out, and the names of its paragraphs."""
+
+    answer: Sequence[int]
+    cut: Cut
+    paragraphs: Sequence[str]
+
+
+class Survey:
+    """Sees every block, and asks routers what they would have kept: shares of attention, by name."""
+
+    def __init__(self, routers: Mapping[str, Router]) -> None:
+        self.routers = routers
+        self.kept: dict[str, list[float]] = {name: [] for name in routers}
+        self._open = Router(exact, Anchors([UNROUTED]), Rule(least=1 << 20, share=1.0, trust=2.0))
+
+    def hear(self, layer: int, queries: torch.Tensor, how: Logits) -> None:
+        """Take no note."""
+
+    def routes(self, layer: int, segment: Segment) -> bool:
+        """Say whether the layer is one that routers choose for."""
+        return self._open.routes(layer, segment)
+
+    def attend(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> torch.Tensor:
+        """Return what all blocks give."""
+        shares = exact(queries, segment, layer, how)
+        for name, router in self.routers.items():
+            marks = router.look(layer, queries, segment, how).marks
+            self.kept[name].append(float((shares * marks).sum(-1).mean()))
+        return self._open.attend(layer, queries, segment, how)
+
+
+def compare_routers(bench: Bench, cases: Sequence[Case], progress: Progress) -> Figures:
+    """Return what each router keeps of the attention at several densities, and how far it leads astray."""
+    found: dict[str, list[tuple[float, ...]]] = {}
+    first, *others = cases
+    task = progress.add_task("routers", total=len(others))
+    scores = _scores(bench, _place(bench, first))
+    anchors = scores["exact at calibrated anchors"][1]
+    for case in others:
+        plain = bench.answer(_place(bench, case), case.answer)
+        routers = _routers(scores)
+        survey = Survey(routers)
+        placed = _place(bench, case)
+        run(bench.model, placed.tokens, [placed.segment], keep=1, router=survey)
+        for name, router in _routers(scores).items():
+            read = bench.answer(_place(bench, case), case.answer, router)
+            kept = survey.kept[name]
+            told = router.told
+            found.setdefault(name, []).append(
+                (*read.against(plain), told.chosen / told.seen, sum(kept) / len(kept), read.surprise)
+            )
+        progress.advance(task)
+    progress.remove_task(task)
+    names = ("divergence_nats", "same_best", "blocks_looked_at", "kept", "surprise_nats")
+    return {
+        "questions": len(others),
+        "calibrated_anchors": list(anchors.layers),
+        "found": {
+            name: {of: round(sum(row[at] for row in rows) / len(rows), 4) for at, of in enumerate(names)}
+            for name, rows in found.items()
+        },
+        "against": "all blocks of the same memories",
+    }
+
+
+def _scores(bench: Bench, placed: Placed) -> dict[str, tuple[Score, Anchors]]:
+    """Return the routers by name: a score, and the layers where it is asked."""
+    recorder = Recorder()
+    routed = [layer for layer, window in enumerate(bench.windows) if window is None and layer >= UNROUTED]
+    everywhere = Anchors(routed)
+    everything = Rule(least=1 << 20, share=1.0, trust=0.0, short=0)
+    run(
+        bench.model,
+        placed.tokens,
+        [placed.segment],
+        keep=1,
+        router=Router(recorder, everywhere, everything),
+    )
+    fast = fast_channels(bench.rotary.frequencies(0, bench.shape.device), bench.shape.dim)
+    return {
+        "exact": (exact, everywhere),
+        "exact at calibrated anchors": (exact, choose_anchors(recorder.masses, ANCHORS)),
+        "exact at spread anchors": (exact, spread_anchors(bench.windows, ANCHORS)),
+        "mean": (mean, everywhere),
+        "quest": (quest, everywhere),
+        "prism": (Prism(fast), everywhere),
+        "moba": (moba, everywhere),
+        "flexprefill": (flexprefill, everywhere),
+    }
+
+
+def _routers(scores: Mapping[str, tuple[Score, Anchors]]) -> dict[str, Router]:
+    return {
+        f"{name}, {density:.0%}": Router(
+            score, anchors, Rule(mass=1.0, least=1, share=density, trust=0.0, short=0)
+        )
+        for name, (score, anchors) in scores.items()
+        for density in DENSITIES
+    }
+
+
+def _place(bench: Bench, case: Case) -> Placed:
+    opening = bench.open(case.cut)
+    memories: Sequence[Any] = bench.remember(case.cut, case.paragraphs, opening)
+    return bench.place(case.cut, memories, opening, more=case.answer)
