@@ -18,6 +18,7 @@ import torch
 
 from reader.attention.chosen import Chosen, attend_chosen
 from reader.attention.dense import Logits
+from reader.attention.linear import mix_in
 from reader.attention.slots import BLOCK, Segment, Slots
 from reader.routers.tiles import rank
 
@@ -110,13 +111,24 @@ class Router:
     """Routes layers from the first anchor on. What it chose for a reading lasts as long as its slots."""
 
     def __init__(
-        self, score: Score, anchors: Anchors, rule: Rule, *, beliefs: Mapping[int, float] | None = None
+        self,
+        score: Score,
+        anchors: Anchors,
+        rule: Rule,
+        *,
+        beliefs: Mapping[int, float] | None = None,
+        alphas: Mapping[int, Sequence[float]] | None = None,
     ) -> None:
-        """``beliefs`` are recall's probabilities by passage, for ``rule.belief``."""
+        """``beliefs`` are recall's probabilities by passage, for ``rule.belief``.
+
+        ``alphas`` are shares of a linear branch over what is not chosen (``attention.linear``), by layer and
+        key/value head; without them there is none.
+        """
         self.score = score
         self.anchors = anchors
         self.rule = rule
         self.beliefs = dict(beliefs or {})
+        self.alphas = dict(alphas or {})
         self.told = Told()
         self._at = sorted(anchors.layers)
         self._chosen: WeakKeyDictionary[Slots, dict[int, _Choice]] = WeakKeyDictionary()
@@ -130,7 +142,11 @@ class Router:
 
     def attend(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> torch.Tensor:
         """Return what queries see of the blocks chosen for them; shapes as in ``attention.dense.attend``."""
-        return attend_chosen(layer, queries, segment, self.look(layer, queries, segment, how), how)
+        chosen = self.look(layer, queries, segment, how)
+        seen = attend_chosen(layer, queries, segment, chosen, how)
+        if layer in self.alphas:
+            return mix_in(layer, queries, segment, chosen.marks, seen, self.alphas[layer])
+        return seen
 
     def look(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> Chosen:
         """Return what a layer's tiles look at; anchors choose it."""

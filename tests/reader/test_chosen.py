@@ -12,6 +12,7 @@ from reader.attention.chosen import Chosen, attend_chosen
 from reader.attention.dense import Logits
 from reader.attention.flex import attend_in_place
 from reader.attention.function import run, use_slots
+from reader.attention.linear import Fit, see_rest
 from reader.attention.slots import BLOCK, Segment, Shape, Slots, cut_tiles
 from reader.routers.exact import exact
 from reader.routing import Anchors, Router, Rule
@@ -204,7 +205,7 @@ def test_decoding_chooses_anew_every_few_steps() -> None:
     score, asked = counting(exact)
     everything = Rule(mass=1.0, least=1000, share=1.0, trust=0.0, short=0, steps=4)
     routers = [Router(score, Anchors([2]), everything), None]
-    written = torch.randint(1, WORDS, (70,), generator=torch.Generator().manual_seed(3)).tolist()
+    written = torch.randint(1, WORDS, (66,), generator=torch.Generator().manual_seed(3)).tolist()
 
     logits = []
     for router in routers:
@@ -220,3 +221,47 @@ def test_decoding_chooses_anew_every_few_steps() -> None:
 
     assert len(asked) == -(-len(written) // 4)
     assert (logits[0] - logits[1]).abs().max() < CLOSE
+
+
+def test_what_is_left_out_is_seen_from_afar() -> None:
+    """The branch is linear attention over the slots of blocks without marks, written out."""
+    segment, queries = reading(2)
+    marks = draw_marks(segment, biased=False)
+    sparse = plainly(queries, segment, marks, Logits(1.0))
+    slots = segment.slots
+
+    rest = see_rest(0, queries, segment, marks, sparse)
+
+    for number, tile in enumerate(segment.tiles):
+        asking = queries[:, :, tile.start : tile.stop].softmax(-1)
+        for head in range(HEADS):
+            sees = int(segment.blocks[number])
+            left = (~marks[number, head, :sees]).repeat_interleave(BLOCK) & (
+                slots.positions[: sees * BLOCK] >= 0
+            )
+            weights = asking[head] @ slots.keys[0, head, : sees * BLOCK][left].softmax(-1).T
+            expected = weights / weights.sum(-1, keepdim=True) @ slots.values[0, head, : sees * BLOCK][left]
+            if not left.any():
+                expected = sparse[head, :, tile.start : tile.stop]
+            assert (rest[head, :, tile.start : tile.stop] - expected).abs().max() < CLOSE
+
+
+def test_the_branch_is_off_at_nothing_and_fitted_brings_nearer() -> None:
+    """With α of 0 what is chosen is all there is; a fitted one is no further from what all blocks give."""
+    segment, queries = reading(4)
+    how = Logits(0.05)  # attention is spread wide: what is left out counts
+    rule = Rule(mass=1.0, least=1, share=0.2, trust=0.0, short=0)
+    sparse = Router(exact, Anchors([0]), rule).attend(0, queries, segment, how)
+    marks = Router(exact, Anchors([0]), rule).look(0, queries, segment, how).marks
+    numbers = torch.arange(marks.shape[-1])
+    everything = (numbers < segment.blocks[:, None])[:, None].expand_as(marks)
+    full = plainly(queries, segment, everything, how)
+    fit = Fit()
+    fit.add(0, full, sparse, see_rest(0, queries, segment, marks, sparse))
+
+    off = Router(exact, Anchors([0]), rule, alphas={0: [0.0] * HEADS}).attend(0, queries, segment, how)
+    on = Router(exact, Anchors([0]), rule, alphas=fit.alphas()).attend(0, queries, segment, how)
+
+    assert torch.equal(off, sparse)
+    assert all(0 < alpha < 1 for alpha in fit.alphas()[0])
+    assert (on - full).square().sum() < (sparse - full).square().sum()
