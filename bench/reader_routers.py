@@ -1,5 +1,8 @@
 """What routers keep of the attention, and how far they lead a model astray: a part of ``bench.reader``.
 
+A density is the part of the blocks that a router has free choice of: prefix, question, the nearest blocks and
+the first ones of passages come on top, and ``blocks_looked_at`` counts them all.
+
 What is kept is judged on one reading that sees everything, so that all routers are asked the same; then each
 reads by itself, and its distributions over the answer's tokens stand against those of all blocks. The first
 case is not judged: the model's anchors are found on it.
@@ -78,11 +81,11 @@ def compare_routers(bench: Bench, cases: Sequence[Case], progress: Progress) -> 
     anchors = scores["exact at calibrated anchors"][1]
     for case in others:
         plain = bench.answer(_place(bench, case), case.answer)
-        routers = _routers(scores)
-        survey = Survey(routers)
         placed = _place(bench, case)
+        blocks = placed.slots.routed
+        survey = Survey(_routers(scores, blocks))
         run(bench.model, placed.tokens, [placed.segment], keep=1, router=survey)
-        for name, router in _routers(scores).items():
+        for name, router in _routers(scores, blocks).items():
             read = bench.answer(_place(bench, case), case.answer, router)
             kept = survey.kept[name]
             told = router.told
@@ -103,23 +106,26 @@ def compare_routers(bench: Bench, cases: Sequence[Case], progress: Progress) -> 
     }
 
 
+def find_anchors(bench: Bench, placed: Placed) -> Anchors:
+    """Return the anchors that keep the most of the attention on one reading."""
+    recorder = Recorder()
+    everything = Rule(mass=1.0, least=1 << 20, share=1.0, trust=0.0, short=0)
+    router = Router(recorder, Anchors(_routable(bench)), everything)
+    run(bench.model, placed.tokens, [placed.segment], keep=1, router=router)
+    return choose_anchors(recorder.masses, ANCHORS)
+
+
+def _routable(bench: Bench) -> list[int]:
+    return [layer for layer, window in enumerate(bench.windows) if window is None and layer >= UNROUTED]
+
+
 def _scores(bench: Bench, placed: Placed) -> dict[str, tuple[Score, Anchors]]:
     """Return the routers by name: a score, and the layers where it is asked."""
-    recorder = Recorder()
-    routed = [layer for layer, window in enumerate(bench.windows) if window is None and layer >= UNROUTED]
-    everywhere = Anchors(routed)
-    everything = Rule(least=1 << 20, share=1.0, trust=0.0, short=0)
-    run(
-        bench.model,
-        placed.tokens,
-        [placed.segment],
-        keep=1,
-        router=Router(recorder, everywhere, everything),
-    )
+    everywhere = Anchors(_routable(bench))
     fast = fast_channels(bench.rotary.frequencies(0, bench.shape.device), bench.shape.dim)
     return {
         "exact": (exact, everywhere),
-        "exact at calibrated anchors": (exact, choose_anchors(recorder.masses, ANCHORS)),
+        "exact at calibrated anchors": (exact, find_anchors(bench, placed)),
         "exact at spread anchors": (exact, spread_anchors(bench.windows, ANCHORS)),
         "mean": (mean, everywhere),
         "quest": (quest, everywhere),
@@ -129,10 +135,13 @@ def _scores(bench: Bench, placed: Placed) -> dict[str, tuple[Score, Anchors]]:
     }
 
 
-def _routers(scores: Mapping[str, tuple[Score, Anchors]]) -> dict[str, Router]:
+def _routers(scores: Mapping[str, tuple[Score, Anchors]], blocks: int) -> dict[str, Router]:
+    """Return routers that keep so many of the blocks beside those that are always kept."""
     return {
         f"{name}, {density:.0%}": Router(
-            score, anchors, Rule(mass=1.0, least=1, share=density, trust=0.0, short=0)
+            score,
+            anchors,
+            Rule(mass=1.0, least=max(1, round(density * blocks)), share=0.0, trust=0.0, short=0),
         )
         for name, (score, anchors) in scores.items()
         for density in DENSITIES
