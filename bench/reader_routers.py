@@ -5,23 +5,24 @@ the first ones of passages come on top, and ``blocks_looked_at`` counts them all
 
 What is kept is judged on one reading that sees everything, so that all routers are asked the same; then each
 reads by itself, and its distributions over the answer's tokens stand against those of all blocks. The first
-case is not judged: the model's anchors are found on it.
+question is not judged: the model's anchors are found on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from rich.progress import Progress
 
 from bench.figures import Figures
-from reader.anchors import Recorder, choose_anchors
+from bench.reader_parts import ANCHORS, Bench, find_anchors, long_prompt, means, questions, routable
+from bench.squad13 import Question
 from reader.attention.dense import Logits
 from reader.attention.function import run
 from reader.attention.slots import Segment
+from reader.placing import Placed
 from reader.routers.exact import exact
 from reader.routers.flexprefill import flexprefill
 from reader.routers.mean import mean
@@ -30,22 +31,9 @@ from reader.routers.prism import Prism, fast_channels
 from reader.routers.quest import quest
 from reader.routing import UNROUTED, Anchors, Router, Rule, Score, spread_anchors
 
-if TYPE_CHECKING:
-    from bench.reader import Bench
-    from reader.language_model import Cut
-    from reader.placing import Placed
-
 DENSITIES = (0.05, 0.1, 0.2)
-ANCHORS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A prompt with an answer that is written out, and the names of its paragraphs."""
-
-    answer: Sequence[int]
-    cut: Cut
-    paragraphs: Sequence[str]
+TOKENS = 4_000
+"""Of a prompt, about."""
 
 
 class Survey:
@@ -72,21 +60,23 @@ class Survey:
         return self._open.attend(layer, queries, segment, how)
 
 
-def compare_routers(bench: Bench, cases: Sequence[Case], progress: Progress) -> Figures:
+def compare_routers(bench: Bench, count: int, progress: Progress, tokens: int = TOKENS) -> Figures:
     """Return what each router keeps of the attention at several densities, and how far it leads astray."""
     found: dict[str, list[tuple[float, ...]]] = {}
-    first, *others = cases
+    first, *others = questions(bench.squad, count + 1)
     task = progress.add_task("routers", total=len(others))
-    scores = _scores(bench, _place(bench, first))
+    scores = _scores(bench, _placer(bench, first, tokens)())
     anchors = scores["exact at calibrated anchors"][1]
-    for case in others:
-        plain = bench.answer(_place(bench, case), case.answer)
-        placed = _place(bench, case)
+    for question in others:
+        answer = bench.writer.ids(question.answers[0])
+        place = _placer(bench, question, tokens, answer)
+        plain = bench.answer(place(), answer)
+        placed = place()
         blocks = placed.slots.routed
         survey = Survey(_routers(scores, blocks))
         run(bench.model, placed.tokens, [placed.segment], keep=1, router=survey)
         for name, router in _routers(scores, blocks).items():
-            read = bench.answer(_place(bench, case), case.answer, router)
+            read = bench.answer(place(), answer, router)
             kept = survey.kept[name]
             told = router.told
             found.setdefault(name, []).append(
@@ -97,31 +87,16 @@ def compare_routers(bench: Bench, cases: Sequence[Case], progress: Progress) -> 
     names = ("divergence_nats", "same_best", "blocks_looked_at", "kept", "surprise_nats")
     return {
         "questions": len(others),
+        "tokens": tokens,
         "calibrated_anchors": list(anchors.layers),
-        "found": {
-            name: {of: round(sum(row[at] for row in rows) / len(rows), 4) for at, of in enumerate(names)}
-            for name, rows in found.items()
-        },
+        "found": {name: means(rows, names) for name, rows in found.items()},
         "against": "all blocks of the same memories",
     }
 
 
-def find_anchors(bench: Bench, placed: Placed) -> Anchors:
-    """Return the anchors that keep the most of the attention on one reading."""
-    recorder = Recorder()
-    everything = Rule(mass=1.0, least=1 << 20, share=1.0, trust=0.0, short=0)
-    router = Router(recorder, Anchors(_routable(bench)), everything)
-    run(bench.model, placed.tokens, [placed.segment], keep=1, router=router)
-    return choose_anchors(recorder.masses, ANCHORS)
-
-
-def _routable(bench: Bench) -> list[int]:
-    return [layer for layer, window in enumerate(bench.windows) if window is None and layer >= UNROUTED]
-
-
 def _scores(bench: Bench, placed: Placed) -> dict[str, tuple[Score, Anchors]]:
     """Return the routers by name: a score, and the layers where it is asked."""
-    everywhere = Anchors(_routable(bench))
+    everywhere = Anchors(routable(bench))
     fast = fast_channels(bench.rotary.frequencies(0, bench.shape.device), bench.shape.dim)
     return {
         "exact": (exact, everywhere),
@@ -148,7 +123,10 @@ def _routers(scores: Mapping[str, tuple[Score, Anchors]], blocks: int) -> dict[s
     }
 
 
-def _place(bench: Bench, case: Case) -> Placed:
-    opening = bench.open(case.cut)
-    memories: Sequence[Any] = bench.remember(case.cut, case.paragraphs, opening)
-    return bench.place(case.cut, memories, opening, more=case.answer)
+def _placer(
+    bench: Bench, question: Question, tokens: int, answer: Sequence[int] = ()
+) -> Callable[[], Placed]:
+    """Return what lays a question's reading out, its answer written out, as often as it is called."""
+    cut, names = long_prompt(bench, question, tokens)
+    opening = bench.open(cut)
+    return partial(bench.place, cut, bench.remember(cut, names, opening), opening, more=answer)
