@@ -5,9 +5,9 @@ bench/results/reader.json.
 
 Sections: the ladder from reading everything at once to memories that are routed and compacted
 (``bench.reader_ladder``), the time to a first token by size beside llama.cpp's (``bench.reader_times``), how
-fast answers are written (``bench.reader_decode``), what routers keep. Figures are merged into the file as
-soon as they are measured; sections that are not asked for stay. Needs the data sets beside the repository
-(``../shared/data``). ``LETHE_MODELS_CACHE`` says where the weights are kept.
+fast answers are written (``bench.reader_decode``), what routers keep (``bench.reader_routers``). Figures are
+merged into the file as soon as they are measured; sections that are not asked for stay. Needs the data sets
+beside the repository (``../shared/data``). ``LETHE_MODELS_CACHE`` says where the weights are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +27,11 @@ from bench.main import keep
 from bench.reader_chart import draw
 from bench.reader_decode import compare_lookup
 from bench.reader_ladder import LADDERS, Ways, cases_of, climb
-from bench.reader_parts import (
-    METHODS,
-    Bench,
-    find_anchors,
-    learn_anchors,
-    long_prompt,
-    means,
-    open_bench,
-    questions,
-    routable,
-)
+from bench.reader_parts import METHODS, Bench, learn_anchors, open_bench
+from bench.reader_routers import compare_routers
 from bench.reader_times import take_times
 from embedding.models import ModelStore
-from reader.routers.exact import exact
-from reader.routers.mean import mean
-from reader.routers.prism import Prism, fast_channels
-from reader.routers.quest import quest
-from reader.routing import Anchors, Router, Rule, Score
+from reader.routing import Anchors
 from service.models import find_weights
 from service.settings import Settings
 
@@ -55,8 +41,6 @@ SIZES = (2_000, 4_000, 8_000, 16_000, 32_000)
 QUESTIONS = 40
 LEARNT_TOKENS = 2_000
 """A model's anchors are found on a prompt of so many."""
-ROUTED_TOKENS = 4_000
-DENSITIES = (0.05, 0.1, 0.2)
 SHARES = (0.2, 0.1)
 METHOD = "attention matching"
 
@@ -114,49 +98,6 @@ def _climb_all(
 
         rows = None if options.rows is None else options.rows / f"{ladder.name}.jsonl"
         climb(bench, ladder, cases_of(bench, ladder, options.questions), ways, progress, told, rows)
-
-
-def compare_routers(bench: Bench, count: int, progress: Progress) -> Figures:
-    """Return what each router keeps of the attention at several densities, and how far it leads astray."""
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
-    cases = [
-        (question, *long_prompt(bench, question, ROUTED_TOKENS))
-        for question in questions(bench.squad, count + 1)
-    ]
-    task = progress.add_task("routers", total=count)
-    anchors = Anchors(())
-    scores: dict[str, Score] = {}
-    for number, (question, cut, paragraphs) in enumerate(cases):
-        answer = bench.writer.ids(question.answers[0])
-        opening = bench.open(cut)
-        memories = bench.remember(cut, paragraphs, opening)
-        place = partial(bench.place, cut, memories, opening, more=answer)
-        if number == 0:  # what the first shows of the model is used for the others
-            anchors = find_anchors(bench, place())
-            fast = fast_channels(bench.rotary.frequencies(0, bench.shape.device), bench.shape.dim)
-            scores = {"exact at anchors": exact, "mean": mean, "quest": quest, "prism": Prism(fast)}
-            continue
-        plain = bench.answer(place(), answer)
-        everywhere = Anchors(routable(bench))
-        for name, score in scores.items():
-            for density in DENSITIES:
-                rule = Rule(mass=1.0, least=1, share=density, trust=0.0)
-                router = Router(score, anchors if name == "exact at anchors" else everywhere, rule)
-                read = bench.answer(place(), answer, router)
-                told = router.told
-                found.setdefault(f"{name}, {density:.0%}", []).append(
-                    (*read.against(plain), told.chosen / told.seen, read.surprise)
-                )
-        progress.advance(task)
-    progress.remove_task(task)
-    names = ("divergence_nats", "same_best", "blocks_looked_at", "surprise_nats")
-    return {
-        "questions": count,
-        "tokens": ROUTED_TOKENS,
-        "anchors": list(anchors.layers),
-        "found": {name: means(rows, names) for name, rows in found.items()},
-        "against": "all blocks of the same memories",
-    }
 
 
 def summarise(results: Mapping[str, Any]) -> Figures:

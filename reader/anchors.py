@@ -8,13 +8,14 @@ model and a text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
 from reader.attention.dense import Logits
-from reader.attention.slots import Slots, Tile
+from reader.attention.slots import Segment
 from reader.routers.exact import exact
+from reader.routers.tiles import rank
 from reader.routing import Anchors
 
 SHARE = 0.1
@@ -22,24 +23,21 @@ SHARE = 0.1
 
 
 class Recorder:
-    """A ``reader.routing.Score``, the exact one, that keeps what it finds: by layer and tile."""
+    """A ``reader.routing.Score``, the exact one, that keeps what it finds of a reading: by layer."""
 
     def __init__(self) -> None:
-        self.masses: dict[int, list[torch.Tensor]] = {}
+        self.masses: dict[int, torch.Tensor] = {}
 
-    def __call__(
-        self, queries: torch.Tensor, slots: Slots, layer: int, tile: Tile, asked: torch.Tensor, how: Logits
-    ) -> torch.Tensor:
-        """Return shares of attention by block, (kv_heads, blocks)."""
-        found = exact(queries, slots, layer, tile, asked, how)
-        self.masses.setdefault(layer, []).append(found)
-        return found
+    def __call__(self, queries: torch.Tensor, segment: Segment, layer: int, how: Logits) -> torch.Tensor:
+        """Return shares of attention by block, (tiles, kv_heads, blocks)."""
+        self.masses[layer] = exact(queries, segment, layer, how)
+        return self.masses[layer]
 
 
-def choose_anchors(masses: Mapping[int, Sequence[torch.Tensor]], count: int) -> Anchors:
+def choose_anchors(masses: Mapping[int, torch.Tensor], count: int) -> Anchors:
     """Return the ``count`` anchors that keep the most attention, the first routed layer among them.
 
-    ``masses`` are shares of attention by layer and tile, (kv_heads, blocks). Layers between two anchors are
+    ``masses`` are shares of attention by layer, (tiles, kv_heads, blocks). Layers between two anchors are
     all the first one's: the best places are found by dynamic programming over runs of layers.
     """
     layers = sorted(masses)
@@ -71,12 +69,9 @@ def choose_anchors(masses: Mapping[int, Sequence[torch.Tensor]], count: int) -> 
     return Anchors([layers[start] for start in starts], heads)
 
 
-def _kept(chosen: Sequence[torch.Tensor], held: Sequence[torch.Tensor]) -> torch.Tensor:
+def _kept(chosen: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
     """Return the share of its attention each head keeps under each of the anchor's, (heads, anchor heads)."""
-    total = torch.zeros(len(held[0]), len(chosen[0]))
-    for own, other in zip(chosen, held, strict=True):
-        count = max(1, round(SHARE * own.shape[1]))
-        top = own.topk(count, dim=1).indices
-        picked = torch.zeros_like(own).scatter_(1, top, 1.0)
-        total += (other @ picked.T).cpu()
-    return total / len(held)
+    sees = (chosen.sum(1) > 0).sum(-1)
+    counts = (SHARE * sees).round().clamp_min(1)
+    picked = (rank(chosen) < counts[:, None, None]).float()
+    return (held @ picked.transpose(1, 2)).mean(0).cpu()

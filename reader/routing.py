@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 
-from reader.attention.dense import Logits, attend
-from reader.attention.slots import BLOCK, Segment, Slots, Tile
-
-Blocks = torch.Tensor
-"""Numbers of blocks, ascending, shape (kv_heads, chosen); -1 where a head chose fewer than others."""
+from reader.attention.chosen import Chosen, attend_chosen
+from reader.attention.dense import Logits
+from reader.attention.linear import mix_in
+from reader.attention.slots import BLOCK, Segment, Slots
+from reader.routers.tiles import rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Rule:
     Not more than ``share`` of those that can be seen. All are seen when what is kept is below ``trust`` of
     the attention, or when only ``short`` blocks are there. ``belief`` weighs the logarithm of recall's
     probability of a block's passage against that of its attention; it was measured, and 0 leaves recall out.
+    Steps of decoding choose anew every ``steps``.
     """
 
     mass: float = 0.95
@@ -37,17 +39,17 @@ class Rule:
     trust: float = 0.9
     short: int = 16
     belief: float = 0.0
+    steps: int = 8
 
 
 class Score(Protocol):
-    """Estimates how the attention of a tile is spread over blocks. One method, one file."""
+    """Estimates how the attention of tiles is spread over blocks. One method, one file."""
 
-    def __call__(
-        self, queries: torch.Tensor, slots: Slots, layer: int, tile: Tile, asked: torch.Tensor, how: Logits
-    ) -> torch.Tensor:
-        """Return shares of attention, shape (kv_heads, blocks that the tile can see), float32, sums of 1.
+    def __call__(self, queries: torch.Tensor, segment: Segment, layer: int, how: Logits) -> torch.Tensor:
+        """Return shares of attention, shape (tiles, kv_heads, blocks), float32, sums of 1.
 
-        ``queries`` are the tile's, (kv_heads, groups, queries, dim), at positions ``asked``.
+        ``queries`` are the segment's, (kv_heads, groups, tokens, dim). There are as many blocks as the tile
+        that sees the most sees; a share is 0 where a tile sees nothing of a block.
         """
 
 
@@ -79,97 +81,124 @@ UNROUTED = 2
 
 @dataclass(slots=True)
 class Told:
-    """What a router did: for figures."""
+    """What a router did, for figures: blocks looked at of those in sight, and shares kept, by layer."""
 
     chosen: int = 0
     seen: int = 0
     kept: list[float] = field(default_factory=list)
+    rows: int = 0
+    opened: int = 0
+    """Of so many rows (a tile and a head), those that see everything since too little would be kept."""
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What an anchor chose for the tiles of a segment, by each of its heads and, last, by their mean."""
+
+    kept: torch.Tensor
+    """Marks blocks, (tiles, kv_heads + 1, blocks)."""
+    held: torch.Tensor
+    """The shares of attention that fall on them, (tiles, kv_heads + 1)."""
+    opened: torch.Tensor
+    """Where everything is seen, (tiles, kv_heads + 1)."""
+    age: int = 0
+    by_heads: WeakKeyDictionary[Segment, dict[tuple[int, ...], Chosen]] = field(
+        default_factory=WeakKeyDictionary
+    )
 
 
 class Router:
-    """Routes layers from the first anchor on. Keeps nothing between readings but what it tells."""
+    """Routes layers from the first anchor on. What it chose for a reading lasts as long as its slots."""
 
     def __init__(
-        self, score: Score, anchors: Anchors, rule: Rule, *, beliefs: Mapping[int, float] | None = None
+        self,
+        score: Score,
+        anchors: Anchors,
+        rule: Rule,
+        *,
+        beliefs: Mapping[int, float] | None = None,
+        alphas: Mapping[int, Sequence[float]] | None = None,
     ) -> None:
-        """``beliefs`` are recall's probabilities by passage, for ``rule.belief``."""
+        """``beliefs`` are recall's probabilities by passage, for ``rule.belief``.
+
+        ``alphas`` are shares of a linear branch over what is not chosen (``attention.linear``), by layer and
+        key/value head; without them there is none.
+        """
         self.score = score
         self.anchors = anchors
         self.rule = rule
         self.beliefs = dict(beliefs or {})
+        self.alphas = dict(alphas or {})
         self.told = Told()
-        self._at = frozenset(anchors.layers)
-        self._first = min(anchors.layers, default=1 << 30)
+        self._at = sorted(anchors.layers)
+        self._chosen: WeakKeyDictionary[Slots, dict[int, _Choice]] = WeakKeyDictionary()
 
     def hear(self, layer: int, queries: torch.Tensor, how: Logits) -> None:
         """Take no note."""
 
     def routes(self, layer: int, segment: Segment) -> bool:
         """Say whether a layer looks at a choice of blocks."""
-        return layer >= self._first and segment.slots.routed > self.rule.short
+        return bool(self._at) and layer >= self._at[0] and segment.slots.routed > self.rule.short
 
     def attend(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> torch.Tensor:
         """Return what queries see of the blocks chosen for them; shapes as in ``attention.dense.attend``."""
-        out = torch.empty_like(queries)
-        for number, tile in enumerate(segment.tiles):
-            part = queries[:, :, tile.start : tile.stop]
-            asked = segment.positions[tile.start : tile.stop]
-            if layer in self._at:
-                masses = self.score(part, segment.slots, layer, tile, asked, how)
-                segment.masses[number] = masses
-            out[:, :, tile.start : tile.stop] = self._attend(
-                layer, part, segment.slots, tile, asked, how, segment.masses, number
-            )
-        return out
+        chosen = self.look(layer, queries, segment, how)
+        seen = attend_chosen(layer, queries, segment, chosen, how)
+        if layer in self.alphas:
+            return mix_in(layer, queries, segment, chosen.marks, seen, self.alphas[layer])
+        return seen
 
-    def _attend(
-        self,
-        layer: int,
-        queries: torch.Tensor,
-        slots: Slots,
-        tile: Tile,
-        asked: torch.Tensor,
-        how: Logits,
-        seen: dict[int, torch.Tensor],
-        number: int,
-    ) -> torch.Tensor:
-        bias = None if slots.bias is None else slots.bias[layer]
-        chosen = self._choose(layer, slots, tile, seen, number)
-        if chosen is None:
-            part = slice(0, tile.end)
-            keys, values = slots.keys[layer][:, part], slots.values[layer][:, part]
-            positions = slots.positions[part]
-            bias = None if bias is None else bias[:, part]
-        else:
-            keys, values, positions, bias = gather(slots, layer, chosen, tile.end, bias)
-        return attend(queries, keys, values, asked, positions, how=how, bias=bias)
+    def look(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> Chosen:
+        """Return what a layer's tiles look at; anchors choose it."""
+        choices = self._chosen.setdefault(segment.slots, {})
+        if layer in self._at and not self._lasts(choices.get(layer), segment):
+            choices[layer] = self._choose(self.score(queries, segment, layer, how), segment)
+        choice = choices[max(anchor for anchor in self._at if anchor <= layer)]
+        heads, groups = queries.shape[:2]
+        own = range(heads) if layer in self._at else self.anchors.heads.get(layer, [heads] * heads)
+        return self._by_heads(choice, segment, tuple(own), groups)
 
-    def _choose(
-        self, layer: int, slots: Slots, tile: Tile, seen: dict[int, torch.Tensor], number: int
-    ) -> Blocks | None:
-        """Return the blocks for a layer's heads; what one anchor's heads chose is worked out once."""
-        masses = seen[number]
-        heads = self.anchors.heads.get(layer)
-        if layer not in self._at:
-            masses = masses.mean(0, keepdim=True).expand_as(masses) if heads is None else masses[list(heads)]
-        blocks = masses.shape[1]
-        if blocks <= self.rule.short:
-            return None
-        passages = slots.passages[:blocks]
-        always = passages < 0  # prefix, question and answer
-        memory = min(blocks, slots.routed)
-        always[max(0, memory - 2) : memory] = True
-        chosen, kept = choose(masses, passages, always, self.rule, self._weights(passages))
-        # What stands beyond memory is seen anyway.
-        chosen = chosen.masked_fill(chosen >= slots.routed, -1)
-        chosen = chosen[:, : int((chosen >= 0).sum(1).max())]
-        self.told.seen += blocks * len(masses)
-        if float(kept.min()) < self.rule.trust:
-            self.told.chosen += blocks * len(masses)
-            return None
-        self.told.chosen += int((chosen >= 0).sum())
-        self.told.kept.append(float(kept.mean()))
-        return chosen
+    def _lasts(self, choice: _Choice | None, segment: Segment) -> bool:
+        """Say whether a step of decoding takes over what an earlier one chose; count it."""
+        step = len(segment.tiles) == 1 and bool(segment.places[0] >= segment.slots.routed * BLOCK)
+        if choice is None or not step or len(choice.kept) != 1:
+            return False
+        choice.age += 1
+        return choice.age < self.rule.steps
+
+    def _choose(self, shares: torch.Tensor, segment: Segment) -> _Choice:
+        """Return what is kept of these shares: by each head of the anchor, and by all on the average."""
+        slots, rule = segment.slots, self.rule
+        sees = segment.blocks
+        passages = slots.passages[: shares.shape[-1]]
+        shares = torch.cat((shares, shares.mean(1, keepdim=True)), dim=1)
+        numbers = torch.arange(len(passages), device=sees.device)
+        sighted = numbers < sees[:, None]
+        always = sighted & ((passages < 0) | _near(passages, sees, slots.routed))
+        kept, held = choose(
+            shares, passages, always[:, None], rule, sighted=sighted[:, None], weights=self._weights(passages)
+        )
+        opened = (held < rule.trust) | (sees <= rule.short)[:, None]
+        return _Choice(kept, held, opened)
+
+    def _by_heads(self, choice: _Choice, segment: Segment, heads: tuple[int, ...], groups: int) -> Chosen:
+        """Return what a layer looks at whose heads take these of the anchor's choices; made once each."""
+        made = choice.by_heads.setdefault(segment, {})
+        sees, at = segment.blocks, list(heads)
+        if heads not in made:
+            numbers = torch.arange(int(sees.max()), device=sees.device)
+            kept = choice.kept[:, at] | choice.opened[:, at, None]
+            kept = torch.nn.functional.pad(kept[..., : len(numbers)], (0, len(numbers) - kept.shape[-1]))
+            # What stands beyond memory is seen anyway: more of it than when the choice was made.
+            marks = (kept | (numbers >= segment.slots.routed)) & (numbers < sees[:, None])[:, None]
+            made[heads] = Chosen(marks, segment, groups)
+        told, opened = self.told, choice.opened[:, at]
+        told.seen += int(sees.sum()) * len(at)
+        told.chosen += int(made[heads].marks.sum())
+        told.rows += opened.numel()
+        told.opened += int(opened.sum())
+        told.kept.append(float(choice.held[:, at].masked_fill(opened, 1.0).mean()))
+        return made[heads]
 
     def _weights(self, passages: torch.Tensor) -> torch.Tensor | None:
         if self.rule.belief == 0.0 or not self.beliefs:
@@ -183,62 +212,51 @@ def choose(
     passages: torch.Tensor,
     always: torch.Tensor,
     rule: Rule,
+    *,
+    sighted: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
-) -> tuple[Blocks, torch.Tensor]:
-    """Return the blocks that each head keeps and the share of its attention that falls on them, (kv_heads,).
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which blocks are kept, in the shape of ``masses``, and what share of the attention they hold.
 
-    ``masses`` are shares of attention, (kv_heads, blocks); ``always`` marks blocks that are kept whatever
-    they score. With a block its passage's first one is kept, which holds what the passage's text is read by.
+    ``masses`` are shares of attention, (..., blocks). ``always`` marks blocks that are kept whatever they
+    score, ``sighted`` those that can be seen at all; both broadcast. With a block its passage's first one is
+    kept, which holds what the passage's text is read by.
     """
-    heads, blocks = masses.shape
+    sighted = masses.new_ones(1, dtype=torch.bool) if sighted is None else sighted
+    always, sighted = always.expand_as(masses), sighted.expand_as(masses)
     scores = masses.clamp_min(1e-30).log()
     if weights is not None:
         scores = scores + weights
-    scores = scores.masked_fill(always, torch.inf)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    held = masses.gather(1, order).cumsum(1)
-    enough = (held < rule.mass * held[:, -1:]).sum(1) + 1
-    fixed = int(always.sum())
-    most = max(fixed + rule.least, int(rule.share * blocks))
-    counts = enough.clamp(min(fixed + rule.least, blocks), min(most, blocks))
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(blocks, device=order.device).expand(heads, blocks))
-    kept = rank < counts[:, None]
+    scores = scores.masked_fill(always, torch.inf).masked_fill(~sighted, -torch.inf)
+    ranks = rank(scores)
+    held = torch.zeros_like(masses).scatter_(-1, ranks, masses).cumsum(-1)
+    enough = (held < rule.mass * held[..., -1:]).sum(-1) + 1
+    least = always.sum(-1) + rule.least
+    most = (rule.share * sighted.sum(-1)).long().maximum(least)
+    kept = (ranks < enough.maximum(least).minimum(most)[..., None]) & sighted
     kept |= _first_blocks(kept, passages)
-    share = (masses * kept).sum(1) / masses.sum(1)
-    width = int(kept.sum(1).max())
-    # Kept blocks first, in their order; a head that keeps fewer is filled up with -1.
-    numbers = torch.arange(blocks, device=order.device).expand(heads, blocks).masked_fill(~kept, blocks)
-    chosen = numbers.sort(dim=1).values[:, :width]
-    return chosen.masked_fill(chosen == blocks, -1), share
-
-
-def gather(
-    slots: Slots, layer: int, chosen: Blocks, end: int, bias: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return (keys, values, positions, bias) of chosen blocks, and of all beyond memory before ``end``."""
-    heads = torch.arange(len(chosen), device=chosen.device)[:, None]
-    held = chosen.clamp_min(0)
-
-    def pick(rows: torch.Tensor) -> torch.Tensor:
-        return rows.reshape(len(rows), -1, BLOCK, *rows.shape[2:])[heads, held].flatten(1, 2)
-
-    tail = slice(slots.routed * BLOCK, max(end, slots.routed * BLOCK))
-    positions = slots.positions.reshape(-1, BLOCK)[held].masked_fill((chosen < 0)[..., None], -1)
-    beyond = slots.positions[tail].expand(len(chosen), -1)
-    return (
-        torch.cat((pick(slots.keys[layer]), slots.keys[layer][:, tail]), dim=1),
-        torch.cat((pick(slots.values[layer]), slots.values[layer][:, tail]), dim=1),
-        torch.cat((positions.flatten(1, 2), beyond), dim=1),
-        None if bias is None else torch.cat((pick(bias), bias[:, tail]), dim=1),
-    )
+    return kept, (masses * kept).sum(-1) / masses.sum(-1)
 
 
 def _first_blocks(kept: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
     """Mark the first block of every passage of which a block is kept."""
+    first = _begin(passages)
+    number = (first.cumsum(0) - 1).expand_as(kept)
+    touched = torch.zeros_like(kept, dtype=torch.int32)
+    touched.scatter_add_(-1, number, kept.int())
+    return (touched.gather(-1, number) > 0) & first
+
+
+def _near(passages: torch.Tensor, sees: torch.Tensor, routed: int) -> torch.Tensor:
+    """Mark, (tiles, blocks), what a tile's own passage has of memory, and the two blocks before that."""
+    numbers = torch.arange(len(passages), device=passages.device)
+    starts = numbers.masked_fill(~_begin(passages), 0).cummax(0).values
+    own = starts[sees - 1].clamp_max(routed)
+    return numbers >= (own - 2)[:, None]
+
+
+def _begin(passages: torch.Tensor) -> torch.Tensor:
+    """Mark the first block of each passage."""
     first = torch.ones_like(passages, dtype=torch.bool)
     first[1:] = passages[1:] != passages[:-1]
-    number = first.cumsum(0) - 1
-    touched = torch.zeros_like(kept, dtype=torch.int32)
-    touched.scatter_add_(1, number.expand_as(kept), kept.int())
-    return (touched.gather(1, number.expand_as(kept)) > 0) & first
+    return first

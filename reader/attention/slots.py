@@ -131,14 +131,17 @@ class Segment:
             Tile(first, last, slots.within(0, int(positions[last - 1]))[1]) for first, last in pairwise(cuts)
         ]
         self._windows: dict[int, list[int]] = {}
-        self.masses: dict[int, torch.Tensor] = {}
-        """Shares of attention by tile, (kv_heads, blocks), as the last anchor layer found them."""
 
     def moved(self, start: int) -> Segment:
         """Return the segment as it stands further back in a pass, behind other readings' tokens."""
         other = copy(self)
         other.start, other.stop = start, start + len(self.places)
         return other
+
+    @property
+    def blocks(self) -> torch.Tensor:
+        """Return how many blocks each tile sees a part of, shape (tiles,)."""
+        return torch.tensor([-(-tile.end // BLOCK) for tile in self.tiles], device=self.positions.device)
 
     def begins(self, window: int) -> list[int]:
         """Return the first slot that each tile may see through a sliding window of so many positions."""

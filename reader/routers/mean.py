@@ -1,25 +1,23 @@
-"""A block scored by the mean of its keys (SpargeAttention, Zhang et al. 2025; MoBA, Lu et al. 2025)."""
+"""A block scored by the mean of its keys, a tile by the mean of its queries.
+
+SpargeAttention (Zhang et al. 2025) estimates attention so; with ``Rule``, which keeps the union of a least
+number of blocks and of those that hold a share of the estimate, it is SpargeAttention2's choice (Zhang et al.
+2026).
+"""
 
 from __future__ import annotations
 
 import torch
 
 from reader.attention.dense import Logits
-from reader.attention.slots import BLOCK, Slots, Tile
+from reader.attention.slots import Segment
+from reader.routers.tiles import keys_by_block, pool, share_out
 
 
-def mean(
-    queries: torch.Tensor, slots: Slots, layer: int, tile: Tile, asked: torch.Tensor, how: Logits
-) -> torch.Tensor:
-    """Return shares of attention by block: those of means, each for all its keys
-
-    (``reader.routing.Score``).
-    """
-    blocks = -(-tile.end // BLOCK)
-    there = slots.positions[: blocks * BLOCK].reshape(blocks, BLOCK, 1) >= 0
-    keys = slots.keys[layer][:, : blocks * BLOCK].float().reshape(-1, blocks, BLOCK, queries.shape[-1])
+def mean(queries: torch.Tensor, segment: Segment, layer: int, how: Logits) -> torch.Tensor:
+    """Return shares of attention by block (``reader.routing.Score``): a mean's stands for all its keys'."""
+    keys, there = keys_by_block(segment.slots, layer, int(segment.blocks.max()))
     counts = there.sum(1)
     means = (keys * there).sum(2) / counts.clamp_min(1)
-    pooled = queries.float().mean(2)
-    logits = how.of(pooled, means) + counts[:, 0].log()
-    return logits.softmax(-1).mean(1)
+    logits = how.of(pool(queries, segment), means[:, None]) + counts[:, 0].log()
+    return share_out(logits, segment)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 
 from reader.attention.dense import Logits
-from reader.attention.slots import BLOCK, Slots, Tile
+from reader.attention.slots import BLOCK, Segment
+from reader.routers.tiles import keys_by_block, pool, share_out
 
 
 class Prism:
@@ -20,27 +21,23 @@ class Prism:
         """``fast`` marks the channels that turn by more than half a circle within a block, shape (dim,)."""
         self._fast = fast
 
-    def __call__(
-        self, queries: torch.Tensor, slots: Slots, layer: int, tile: Tile, asked: torch.Tensor, how: Logits
-    ) -> torch.Tensor:
+    def __call__(self, queries: torch.Tensor, segment: Segment, layer: int, how: Logits) -> torch.Tensor:
         """Return shares of attention by block."""
-        blocks = -(-tile.end // BLOCK)
-        there = slots.positions[: blocks * BLOCK].reshape(blocks, BLOCK, 1) >= 0
-        keys = slots.keys[layer][:, : blocks * BLOCK].float().reshape(-1, blocks, BLOCK, queries.shape[-1])
-        counts = there.sum(1).clamp_min(1)
-        means = (keys * there).sum(2) / counts
-        pooled = queries.float().mean(2)
+        keys, there = keys_by_block(segment.slots, layer, int(segment.blocks.max()))
+        counts = there.sum(1)
+        means = (keys * there).sum(2) / counts.clamp_min(1)
+        pooled = pool(queries, segment)
         shares = []
         for band in (self._fast, ~self._fast):
             if not band.any():
                 continue
             own, own_keys = pooled[..., band], means[..., band]
             if band is self._fast:
-                length = (keys[..., band].square() * there).sum((2, 3)).div(counts[:, 0]).sqrt()
-                lost = length / own_keys.norm(dim=-1).clamp_min(1e-6)
+                squares = (keys[..., band].square() * there).sum((2, 3))
+                lost = squares.div(counts[:, 0].clamp_min(1)).sqrt() / own_keys.norm(dim=-1).clamp_min(1e-6)
                 own_keys = own_keys * lost.clamp_max(_MOST)[..., None]
-            shares.append((how.of(own, own_keys) + counts[:, 0].log()).softmax(-1))
-        return torch.stack(shares).mean(0).mean(1)
+            shares.append(share_out(how.of(own, own_keys[:, None]) + counts[:, 0].log(), segment))
+        return torch.stack(shares).mean(0)
 
 
 _MOST = 8.0

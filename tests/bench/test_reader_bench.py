@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from bench import reader_ladder, reader_peer, reader_times
+from bench import reader_ladder, reader_peer, reader_routers, reader_times
 from bench.reader import summarise
 from bench.reader_cases import load_cases, squad_cases
 from bench.reader_chart import curves_of
@@ -17,6 +17,7 @@ from bench.reader_decode import compare_lookup
 from bench.reader_ladder import LADDERS, Ladder, Ways, climb
 from bench.reader_parts import SPARE, Bench, learn_anchors
 from bench.reader_readings import JointReading, Reading, ask, write
+from bench.reader_routers import compare_routers
 from bench.reader_times import shuffle, take_times
 from bench.squad13 import Squad
 from tests.reader.families import build
@@ -164,3 +165,16 @@ def test_a_peer_that_is_absent_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _write(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def test_routers_are_compared(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The more blocks a router has choice of the more it keeps, and the exact one keeps the most."""
+    monkeypatch.setattr(reader_routers, "DENSITIES", (0.05, 0.4))
+    with Progress(disable=True) as progress:
+        found = compare_routers(bench, 1, progress, TOKENS)["found"]
+
+    few, many = (found[f"exact, {density}"] for density in ("5%", "40%"))
+    assert few["kept"] < many["kept"] <= 1.0
+    assert few["blocks_looked_at"] < many["blocks_looked_at"]
+    for name, told in found.items():
+        assert told["divergence_nats"] >= 0.0, name

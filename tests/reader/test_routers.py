@@ -15,9 +15,11 @@ from reader.anchors import Recorder, choose_anchors
 from reader.attention.dense import Logits
 from reader.attention.function import run, use_slots, windows_of
 from reader.attention.rotary import Rotary
-from reader.attention.slots import BLOCK, Segment, Shape, Slots, Tile, cut_tiles
+from reader.attention.slots import BLOCK, Segment, Shape, Slots, cut_tiles
 from reader.routers.exact import exact
+from reader.routers.flexprefill import flexprefill
 from reader.routers.mean import mean
+from reader.routers.moba import moba
 from reader.routers.prism import Prism, fast_channels
 from reader.routers.quest import quest
 from reader.routing import Anchors, Router, Rule
@@ -28,7 +30,7 @@ HOW = Logits(8**-0.5)
 PLAIN = torch.zeros(8, dtype=torch.bool)
 
 
-def filled(seed: int = 0, blocks: int = 6) -> tuple[Slots, torch.Tensor, Tile, torch.Tensor]:
+def filled(seed: int = 0, blocks: int = 6) -> tuple[Slots, torch.Tensor, Segment]:
     """Return slots with random keys, the last block half empty, and four queries after them."""
     drawn = torch.Generator().manual_seed(seed)
     slots = Slots(SHAPE, blocks)
@@ -38,35 +40,57 @@ def filled(seed: int = 0, blocks: int = 6) -> tuple[Slots, torch.Tensor, Tile, t
         0, places, torch.randn(2, count, 8, generator=drawn), torch.randn(2, count, 8, generator=drawn)
     )
     queries = torch.randn(2, 3, 4, 8, generator=drawn)
-    return slots, queries, Tile(0, 4, count), torch.arange(count, count + 4)
+    return slots, queries, Segment(slots, 0, places[-4:], torch.arange(count, count + 4), (0, 4))
 
 
-@pytest.mark.parametrize("score", [exact, mean, quest, Prism(PLAIN)])
+SCORES: list[Any] = [exact, mean, quest, moba, flexprefill, Prism(PLAIN)]
+
+
+@pytest.mark.parametrize("score", SCORES)
 def test_shares_are_shares(score: Any) -> None:
-    """Every head's shares sum to one, and what is empty takes none of the exact one's."""
-    slots, queries, tile, asked = filled()
+    """Every head's shares sum to one, and a tile gives nothing to what it does not see."""
+    slots, queries, _ = filled()
+    positions = torch.tensor([100, 101, 300, 301])
+    segment = Segment(slots, 0, positions, positions, (0, 2, 4))
 
-    shares = score(queries, slots, 0, tile, asked, HOW)
+    shares = score(queries, segment, 0, HOW)
 
-    assert shares.shape == (2, 6)
-    assert torch.allclose(shares.sum(1), torch.ones(2))
+    assert shares.shape == (2, 2, 5)
+    assert torch.allclose(shares.sum(2), torch.ones(2, 2))
+    assert not shares[0, :, 2:].any()
+
+
+@pytest.mark.parametrize("score", [exact, mean, quest, moba, Prism(PLAIN)])
+def test_tiles_are_scored_each_by_itself(score: Any) -> None:
+    """All tiles at once, of unequal lengths, get what each gets alone."""
+    slots, _, _ = filled()
+    queries = torch.randn(2, 3, 19, 8, generator=torch.Generator().manual_seed(2))
+    positions = torch.cat((torch.arange(60, 69), torch.arange(200, 210)))
+    segment = Segment(slots, 0, positions, positions, (0, 9, 19))
+
+    shares = score(queries, segment, 0, HOW)
+
+    for number, (first, last) in enumerate(((0, 9), (9, 19))):
+        own = positions[first:last]
+        alone = score(queries[:, :, first:last], Segment(slots, 0, own, own, (0, last - first)), 0, HOW)[0]
+        assert torch.allclose(shares[number, :, : alone.shape[1]], alone, atol=1e-6)
 
 
 def test_the_exact_score_is_the_attention() -> None:
     """Against the softmax written out."""
-    slots, queries, tile, asked = filled()
-    count = tile.end
+    slots, queries, segment = filled()
+    count = segment.tiles[0].end
     weights = (queries @ slots.keys[0][:, None, :count].transpose(2, 3) * HOW.scaling).softmax(-1)
     padded = torch.nn.functional.pad(weights, (0, -count % BLOCK)).reshape(2, 12, 6, BLOCK)
 
-    shares = exact(queries, slots, 0, tile, asked, HOW)
+    shares = exact(queries, segment, 0, HOW)[0]
 
     assert torch.allclose(shares, padded.sum(3).mean(1), atol=1e-6)
 
 
 def test_quest_is_a_bound() -> None:
     """No key of a block gives a query more than its box does: with one query the order cannot hide a key."""
-    slots, queries, tile, asked = filled()
+    slots, queries, segment = filled()
     keys = slots.keys[0].reshape(2, 6, BLOCK, 8)
     there = slots.positions.reshape(6, BLOCK) >= 0
     low = keys.masked_fill(~there[..., None], torch.inf).amin(2)
@@ -75,23 +99,40 @@ def test_quest_is_a_bound() -> None:
     best = (one[:, 0] @ keys.flatten(1, 2).transpose(1, 2)).reshape(2, 6, BLOCK)
     best = best.masked_fill(~there, -torch.inf).amax(2)
     bound = torch.maximum(one[:, 0] * low, one[:, 0] * high).sum(-1)
-    shares = quest(one, slots, 0, tile, asked, HOW)
+    shares = quest(one, first_query(segment), 0, HOW)[0]
 
     assert (bound + 1e-5 >= best).all()
     assert torch.allclose((bound * HOW.scaling).softmax(-1), shares, atol=1e-6)
 
 
+def first_query(segment: Segment) -> Segment:
+    """Return a segment of the first of its queries."""
+    return Segment(segment.slots, 0, segment.places[:1], segment.positions[:1], (0, 1))
+
+
 def test_a_key_that_stands_out_is_found() -> None:
     """All scores see a block whose keys all answer the query; a single key is seen by Quest's, too."""
-    slots, _, tile, asked = filled()
+    slots, _, segment = filled()
     wanted = torch.ones(2, 1, 1, 8)
     slots.keys[0, :, 2 * BLOCK : 3 * BLOCK] = 4.0
-    for score in (exact, mean, quest, Prism(PLAIN)):
-        assert score(wanted, slots, 0, tile, asked[:1], HOW).argmax(1).tolist() == [2, 2]
-    slots, _, tile, asked = filled()
+    for score in SCORES:
+        assert score(wanted, first_query(segment), 0, HOW)[0].argmax(1).tolist() == [2, 2]
+    slots, _, segment = filled()
     slots.keys[0, :, 4 * BLOCK + 7] = 6.0
     for score in (exact, quest):
-        assert score(wanted, slots, 0, tile, asked[:1], HOW).argmax(1).tolist() == [4, 4]
+        assert score(wanted, first_query(segment), 0, HOW)[0].argmax(1).tolist() == [4, 4]
+
+
+def test_lines_are_followed_where_means_mislead() -> None:
+    """FlexPrefill's other pattern: the blocks that the last tile looks at, from an earlier tile, too."""
+    slots, _, _ = filled()
+    slots.keys[0, :, BLOCK + 7] = 9.0  # alone among sixty-four: the mean hides it
+    positions = torch.tensor([250, 300])
+    segment = Segment(slots, 0, positions, positions, (0, 1, 2))
+
+    shares = flexprefill(torch.ones(2, 1, 2, 8), segment, 0, HOW)
+
+    assert (shares[..., 1] > 0.4).all()
 
 
 def test_fast_channels_come_in_pairs() -> None:
@@ -104,10 +145,7 @@ def test_fast_channels_come_in_pairs() -> None:
 def test_anchors_keep_the_most() -> None:
     """The program finds what trying all finds."""
     drawn = torch.Generator().manual_seed(3)
-    masses = {
-        layer: [torch.randn(2, 40, generator=drawn).mul(3).softmax(1) for _ in range(3)]
-        for layer in range(2, 8)
-    }
+    masses = {layer: torch.randn(3, 2, 40, generator=drawn).mul(3).softmax(2) for layer in range(2, 8)}
 
     def worth(layers: tuple[int, ...]) -> float:
         total = 0.0
