@@ -99,7 +99,8 @@ def test_many_threads_share_one_remote_encoder(encoder: TextEncoder, connection:
 def test_readings_are_equal(encoder: TextEncoder, connection: EngineConnection, question: str) -> None:
     remote = remote_reader(connection)
     local = ExtractiveReader(encoder)
-    got, expected = remote.read(question, EVIDENCE), local.read(question, EVIDENCE)
+    got, expected = (one.read(question, EVIDENCE, explain=True) for one in (remote, local))
+    assert got.explanation is not None
     assert replace(got, timings_ms={}) == replace(expected, timings_ms={})
     assert got.timings_ms.keys() == expected.timings_ms.keys()
     assert list(remote.iter_claims(question, EVIDENCE)) == list(expected.claims)
