@@ -86,11 +86,13 @@ class Read:
 class Bench:
     """A model, and what it remembers of paragraphs."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, dtype: torch.dtype | None = None) -> None:
+        """``dtype`` is computed in; ``None`` for that of readers."""
         path, digest = find_weights(ModelStore(settings.models_cache).get(name))
         self.model, self.tokenizer = load_language_model(
             path, digest=digest, converted=settings.models_cache / "converted"
         )
+        self.model.to(dtype)
         self.writer = LanguageModelWriter(
             self.model, self.tokenizer, name=name, mark=MARK, most_prompt_tokens=1 << 20
         )
