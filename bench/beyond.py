@@ -35,7 +35,6 @@ from reader.attention.function import run
 from reader.attention.slots import Segment
 from reader.beyond import Overview, ask, choose, summarise
 from reader.placing import Passage, Placed, lay_out
-from reader.prompt import open_fence
 from reader.routers.exact import exact
 from reader.routing import Router, Rule, spread_anchors
 from service.settings import Settings
@@ -46,8 +45,8 @@ WINDOWS = (8_192, 32_768)
 BELIEFS = (0.25, 0.5, 1.0, 2.0)
 RECALLED = 512
 ANSWER = 24
-MARKS = 8
-"""Tokens of a closing fence, at most."""
+NUMBER = 8
+"""Tokens of the number before a passage, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +107,7 @@ class Memory:
         asked = [Query(needle.question, frozenset()) for found in needles.values() for needle in found]
         quality = QualitySet("beyond", corpus.documents, tuple(asked))
         self.recall = Offline(quality, RememberingEncoder(encoder_folder()), folder / "words", vectors=None)
-        self.lengths = [
-            len(bench.writer.ids(open_fence(8 * "0", 999, f' title="{one.title}"'))) + MARKS + length
-            for one, length in zip(corpus.passages, corpus.lengths, strict=True)
-        ]
+        self.lengths = [NUMBER + len(cut_passages(bench, "", [one]).texts[0].body) for one in corpus.passages]
 
     def look(self, needle: Needle, clock: Clock) -> Looked:
         """Read a question, look at all summaries, and ask recall."""
@@ -133,7 +129,7 @@ class Memory:
     def room(self, needle: Needle, window: int) -> int:
         """Return how many tokens of passages a window has room for."""
         cut = cut_passages(self.bench, needle.question, [])
-        return window - len(cut.opening) - len(cut.rest) - MARKS - ANSWER
+        return window - len(cut.opening) - len(cut.rest) - ANSWER
 
     def read(self, looked: Looked, chosen: Sequence[int], clock: Clock) -> tuple[Placed, str]:
         """Place what was chosen, best last, read it, and write."""
