@@ -158,25 +158,20 @@ class Memory:
         return placed, _write(bench, placed, int(logits[-1].argmax()), router)
 
 
-def measure(memory: Memory, needles: dict[str, list[Needle]], read: int, windows: Sequence[int]) -> Figures:
-    """Return the figures of one size."""
+def choose_all(memory: Memory, needles: dict[str, list[Needle]], windows: Sequence[int]) -> Figures:
+    """Return what a memory is, and how often each rule chooses what tells an answer, by window."""
     chosen: dict[str, Figures] = {}
     looked = {kind: [memory.look(needle, Clock()) for needle in found] for kind, found in needles.items()}
     for window in windows:
-        figures: Figures = {}
-        for how in RULES:
-            figures[how] = {
+        chosen[str(window)] = {
+            how: {
                 kind: _share(
                     bool(one.told_by & set(one.choose(how, memory.lengths, memory.room(one.needle, window))))
                     for one in found
                 )
                 for kind, found in looked.items()
             }
-        chosen[str(window)] = figures
-    reading: dict[str, Figures] = {}
-    for window in windows:
-        reading[str(window)] = {
-            kind: _read(memory, found[:read], window) for kind, found in needles.items() if read
+            for how in RULES
         }
     return {
         "tokens": sum(memory.corpus.lengths),
@@ -186,7 +181,6 @@ def measure(memory: Memory, needles: dict[str, list[Needle]], read: int, windows
         "layer_of_summaries": memory.layer,
         "needles": {kind: len(found) for kind, found in needles.items()},
         "chosen_into_window": chosen,
-        "read": reading,
     }
 
 
@@ -234,7 +228,7 @@ def _share(found: Iterable[bool]) -> float:
 
 
 def main() -> None:
-    """Make what is missing of the memory, and measure at each size; figures are written after each."""
+    """Make what is missing of the memory, and measure at each size; figures are written as they come."""
     options = _parse()
     torch.set_num_threads(options.threads)
     bench = Bench(options.model, Settings(), DTYPES[options.precision])
@@ -263,9 +257,20 @@ def main() -> None:
             }
             with tempfile.TemporaryDirectory() as folder:
                 memory = Memory(bench, part, own, needles, Path(folder), options.layer)
-                results[str(size)] = measure(memory, needles, options.read, options.windows)
+                figures = results[str(size)] = choose_all(memory, needles, options.windows)
+                _save(results, options.results)
+                figures["read"] = {
+                    str(window): {
+                        kind: _read(memory, found[: options.read], window) for kind, found in needles.items()
+                    }
+                    for window in options.windows
+                }
+                _save(results, options.results)
                 memory.recall.words.close()
-            options.results.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _save(results: Figures, path: Path) -> None:
+    path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def _parse() -> argparse.Namespace:
