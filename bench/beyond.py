@@ -185,7 +185,7 @@ def choose_all(memory: Memory, needles: dict[str, list[Needle]], windows: Sequen
 
 
 def _read(memory: Memory, needles: Sequence[Needle], window: int) -> Figures:
-    """Read needles through a window from question to answer, with what is chosen by recall."""
+    """Read needles through a window from question to answer."""
     clocks, held, tokens, new, answered = [], [], [], [], []
     for needle in needles:
         clock = Clock()
@@ -261,7 +261,9 @@ def main() -> None:
                 _save(results, options.results)
                 figures["read"] = {
                     str(window): {
-                        kind: _read(memory, found[: options.read], window) for kind, found in needles.items()
+                        kind: _read(memory, found[: options.read], window)
+                        for kind, found in needles.items()
+                        if found[: options.read]
                     }
                     for window in options.windows
                 }
