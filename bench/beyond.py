@@ -1,12 +1,12 @@
 """Reading from a memory larger than the window: ``python -m bench.beyond --tokens 64k,256k,1m --kept DIR``.
 
 A memory of texts of all sets, its keys and values in files (``bench.beyond_memory``); needles in it, planted
-and real. For each size: how often the passage that tells the answer is chosen into the window, by attention
-alone, with recall's probability beside it, and by recall alone; then, for some needles, the time from the
-question to the first token, what is loaded for it, and whether the answer is written. Times are the
-processor's, so that a busy machine tells the same; encoding the question for recall is not in them. What is
-missing in DIR is made first, which takes a core hours for a million tokens; ``--build`` does no more than
-that. Writes bench/results/beyond.json.
+and real. For each size: how often the passage that tells the answer is ranked first, and how often it is
+chosen into the window, by attention alone, by recall alone, and by both; then, for
+some needles, the time from the question to the first token, what is loaded for it, and whether the answer is
+written. Times are the processor's, so that a busy machine tells the same; encoding the question for recall is
+not in them. What is missing in DIR is made first, which takes a core hours for a million tokens; ``--build``
+does no more than that. Writes bench/results/beyond.json.
 """
 
 from __future__ import annotations
@@ -173,6 +173,13 @@ def choose_all(memory: Memory, needles: dict[str, list[Needle]], windows: Sequen
             }
             for how in RULES
         }
+    first = {
+        how: {
+            kind: _share(one.choose(how, memory.lengths, 1 << 30)[0] in one.told_by for one in found)
+            for kind, found in looked.items()
+        }
+        for how in RULES
+    }
     return {
         "tokens": sum(memory.corpus.lengths),
         "passages": len(memory.corpus.passages),
@@ -180,6 +187,7 @@ def choose_all(memory: Memory, needles: dict[str, list[Needle]], windows: Sequen
         "bytes_of_summaries": memory.overview.size,
         "layer_of_summaries": memory.layer,
         "needles": {kind: len(found) for kind, found in needles.items()},
+        "ranked_first": first,
         "chosen_into_window": chosen,
     }
 
