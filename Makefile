@@ -13,7 +13,7 @@ INDEXES ?= build/indexes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-hierarchy bench-growth bench-load bench-checked calibrate bench-reader bench-index lock clean
+.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-hierarchy bench-growth bench-load bench-checked calibrate bench-reader bench-beyond bench-index lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ bench-hierarchy: setup-dev ## Measure what the hierarchy brings and costs; write
 
 bench-growth: setup-dev ## Recall over HTTP at 10,000, 100,000 and a million passages; writes bench/results/growth.json
 	$(BIN)/python -m bench.growth --vectors $(INDEXES)/vectors
+
+bench-beyond: setup-dev ## Needles in a memory beyond the window, a million tokens; writes bench/results/beyond.json
+	$(BIN)/python -m bench.beyond --tokens 64k,256k,1m --kept $(INDEXES)/beyond
 
 bench-load: setup-dev ## Load it for ten minutes on SQLite and on PostgreSQL; writes bench/results/load.json
 	$(BIN)/python -m bench.load

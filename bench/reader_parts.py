@@ -163,11 +163,13 @@ class Bench:
         return " ".join(draft.text for draft in (*drafts.feed(written), *drafts.finish()))
 
 
-def open_bench(name: str, settings: Settings, squad: Squad | None = None) -> Bench:
-    """Return a bench of a model of the store."""
+def open_bench(
+    name: str, settings: Settings, squad: Squad | None = None, *, dtype: torch.dtype | None = None
+) -> Bench:
+    """Return a bench of a model of the store; ``dtype`` is computed in, ``None`` for that of readers."""
     path, digest = find_weights(ModelStore(settings.models_cache).get(name))
     model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
-    return Bench(model, tokenizer, name, squad or Squad())
+    return Bench(model.to(dtype), tokenizer, name, squad or Squad())
 
 
 def find_anchors(bench: Bench, placed: Placed) -> Anchors:

@@ -8,6 +8,7 @@ the model runs.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -64,15 +65,17 @@ class CheckedReader:
         entailment: Entailment | None = None,
         draw_mark: Callable[[], str] = draw_mark,
         abstain_below: float = ABSTAIN_BELOW,
+        passages: int = READ_PASSAGES,
     ) -> None:
         """``entailment`` may reject what the rules let pass; ``abstain_below`` is the least probability of an
-        answer at which anything is written at all.
+        answer at which anything is written at all. ``passages`` are shown to the writer, at most.
         """
         self._writer = writer
         self._encoder = encoder
         self._entailment = entailment
         self._draw_mark = draw_mark
         self._abstain_below = abstain_below
+        self._passages = passages
 
     @property
     def name(self) -> str:
@@ -179,7 +182,7 @@ class CheckedReader:
         run.rank_ms = _since(started)
         if not ranked or chance < self._abstain_below:
             return
-        best = list(dict.fromkeys(candidate.sentence.index for candidate in ranked))[:READ_PASSAGES]
+        best = list(dict.fromkeys(candidate.sentence.index for candidate in ranked))[: self._passages]
         prompt, shown = self._fit(question, evidence, best)
         run.shown = shown
         refused = answered = False
@@ -211,11 +214,19 @@ class CheckedReader:
         even the best is too long, its end is cut.
         """
         writer = self._writer
-        for count in range(len(best), 0, -1):
-            shown = best[:count][::-1]
-            prompt = self._build(question, [evidence[n] for n in shown])
-            if writer.count_tokens(prompt) <= writer.most_prompt_tokens:
-                return prompt, shown
+
+        def build(count: int) -> Prompt:
+            return self._build(question, [evidence[n] for n in best[:count][::-1]])
+
+        def is_too_long(count: int) -> bool:
+            return writer.count_tokens(build(count)) > writer.most_prompt_tokens
+
+        count = len(best)
+        if is_too_long(count):  # of many, the most that fit are found in a few steps
+            count = bisect_left(range(1, count), True, key=is_too_long)
+        prompt = build(max(1, count))
+        if count:
+            return prompt, best[:count][::-1]
         first = evidence[best[0]]
         length = len(first.text)
         while length and writer.count_tokens(prompt) > writer.most_prompt_tokens:

@@ -28,12 +28,14 @@ from memory.errors import CorruptionError, UnavailableError
 from memory.ledger import Recipe
 from memory.ports import Shelf
 from memory.values import PassageId
-from reader.attention.function import run, use_slots
+from reader.attention.function import run, use_slots, windows_of
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment
 from reader.passages import FORMAT, PassageMemory, WholeMemory, compress, from_bytes, take_out
 from reader.placing import Passage, Placed, lay_out
 from reader.prompt import FIRST_NUMBER, Prompt, build_prompt, draw_mark
+from reader.routers.exact import exact
+from reader.routing import Router, Rule, spread_anchors
 from reader.writing import Spent
 
 MATCHED_TOKENS = 2
@@ -95,9 +97,11 @@ class LanguageModelWriter:
         mark: str | None = None,
         most_prompt_tokens: int = 3072,
         most_new_tokens: int = 128,
+        routed: bool = False,
     ) -> None:
         """``digest`` names the weights and ``mark`` what fences passages, drawn if it is ``None``: what is
-        kept of passages is of use to these alone.
+        kept of passages is of use to these alone. ``routed``: of long readings only those blocks are looked
+        at that draw attention.
         """
         self._model = model
         self._tokenizer = tokenizer
@@ -110,6 +114,7 @@ class LanguageModelWriter:
         self._turn = threading.Lock()
         self._shape = use_slots(model)
         self._rotary = Rotary(model)
+        self._anchors = spread_anchors(windows_of(model)) if routed else None
         self._openings: OrderedDict[tuple[int, ...], WholeMemory] = OrderedDict()
         self._guard = threading.Lock()
         self._mark = mark or draw_mark()
@@ -197,8 +202,9 @@ class LanguageModelWriter:
         return self._run(placed.tokens, placed.segment, 1)[-1]
 
     def _run(self, tokens: Sequence[int], segment: Segment, keep: int) -> torch.Tensor:
+        router = None if self._anchors is None else Router(exact, self._anchors, Rule())
         with self._turn, _running():
-            return run(self._model, tokens, [segment], keep=keep)
+            return run(self._model, tokens, [segment], keep=keep, router=router)
 
     def _read_opening(self, tokens: Sequence[int]) -> WholeMemory | None:
         """Return what is made of a prompt's beginning; it is read when it is not one of the last few."""

@@ -17,7 +17,10 @@ from service.shelves import Shelves
 from service.views import AnswerCitation, AnswerClaim, Answered, Recalled, RecallHit
 
 EVIDENCE_CHARACTERS = 9_000
-"""What a reader is handed at most: about 2,200 tokens of English."""
+"""What a reader is handed at most: about 2,200 tokens of English, unless it shows many passages."""
+
+PASSAGE_CHARACTERS = 1_500
+"""For each passage that a reader is shown it may be handed so much."""
 
 PASSAGES_OF_A_SOURCE = 4
 """Where other sources were found, too, a reader is shown no more passages of one: none outshouts the rest."""
@@ -26,11 +29,15 @@ PASSAGES_OF_A_SOURCE = 4
 class Answerer:
     """Answers questions from recalled evidence through a reader."""
 
-    def __init__(self, kernel: Kernel, recaller: Recaller, reader: Reader, shelves: Shelves) -> None:
+    def __init__(
+        self, kernel: Kernel, recaller: Recaller, reader: Reader, shelves: Shelves, *, passages: int = 1
+    ) -> None:
+        """``passages`` are shown to a model, at most."""
         self.kernel = kernel
         self.recaller = recaller
         self.reader = reader
         self.shelves = shelves
+        self.characters = max(EVIDENCE_CHARACTERS, passages * PASSAGE_CHARACTERS)
 
     def answer(
         self,
@@ -79,7 +86,8 @@ class Answerer:
     ) -> tuple[Recalled, list[Stretch]]:
         recalled = self.recaller.recall(tenant_id, query, limit=limit, filter=filter, as_of=as_of)
         entry_ids = list(dict.fromkeys(hit.entry_id for hit in recalled.hits))
-        return recalled, pack_hits(recalled.hits, self.recaller.load_parsed(tenant_id, entry_ids))
+        parsed = self.recaller.load_parsed(tenant_id, entry_ids)
+        return recalled, pack_hits(recalled.hits, parsed, self.characters)
 
     def recheck(self, tenant_id: TenantId, answered: Answered) -> Answered:
         """Abstain when any of the evidence was denied meanwhile."""
@@ -109,8 +117,10 @@ class Stretch:
         return next((hit for hit in reversed(self.hits) if hit.span.start <= start), self.hits[0])
 
 
-def pack_hits(hits: Sequence[RecallHit], texts: Mapping[EntryId, Parsed]) -> list[Stretch]:
-    """Join neighbouring passages and keep what fits a reader, most probable first."""
+def pack_hits(
+    hits: Sequence[RecallHit], texts: Mapping[EntryId, Parsed], characters: int = EVIDENCE_CHARACTERS
+) -> list[Stretch]:
+    """Join neighbouring passages and keep what fits into ``characters``, most probable first."""
     candidates = [
         Candidate(at, hit.entry_id, hit.span.start, hit.span.end, hit.score)
         for at, hit in enumerate(hits)
@@ -120,7 +130,7 @@ def pack_hits(hits: Sequence[RecallHit], texts: Mapping[EntryId, Parsed]) -> lis
     is_alone = len({candidate.source for candidate in candidates}) < 2
     quota = None if is_alone else PASSAGES_OF_A_SOURCE
     stretches: list[Stretch] = []
-    for packed in pack(candidates, whole, characters=EVIDENCE_CHARACTERS, per_source=quota):
+    for packed in pack(candidates, whole, characters=characters, per_source=quota):
         joined = sorted((hits[key] for key in packed.keys), key=lambda hit: hit.span.start)
         best = hits[packed.keys[0]]
         heading = tuple(best.span.heading.split(HEADING_SEPARATOR)) if best.span.heading else ()

@@ -16,7 +16,7 @@ from memory.errors import InvalidInputError
 from memory.ledger import Recipe
 from memory.ports import Encoder, Reader
 from reader.alignment import Alignment
-from reader.checked import CheckedReader
+from reader.checked import READ_PASSAGES, CheckedReader
 from reader.entailment import Entailment
 from reader.extractive import ExtractiveReader
 from reader.openai import OpenAIWriter
@@ -31,6 +31,9 @@ from service.shelves import Shelves
 EXTRACTIVE = "extractive"
 OPENAI = "openai"
 LEAST_KEY_CHARACTERS = 16
+LEAST_PROMPT_TOKENS = 3_072
+PASSAGE_TOKENS = 400
+"""A prompt may have so many for each passage that it shows, fences and its share of all else included."""
 Made = Callable[[Recipe], None]
 
 
@@ -184,14 +187,23 @@ def load_reader(
             server.wait(partial(open_remote_writer, settings, server)),
             encoder=encoder,
             entailment=load_entailment(settings, encoder),
+            passages=settings.reader_passages,
         )
     # Deferred: language models take seconds to import, and the extractive reader answers now.
     from reader.language_model import LanguageModelWriter, load_language_model
 
     path, digest = find_weights(store.get(name))
     model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
-    mark = None if keeping is None else keeping.mark
-    writer = LanguageModelWriter(model, tokenizer, name=name, digest=digest, mark=mark)
+    shown = settings.reader_passages
+    writer = LanguageModelWriter(
+        model,
+        tokenizer,
+        name=name,
+        digest=digest,
+        mark=None if keeping is None else keeping.mark,
+        most_prompt_tokens=max(LEAST_PROMPT_TOKENS, shown * PASSAGE_TOKENS),
+        routed=shown > READ_PASSAGES,
+    )
     if keeping is not None:
         keeping.made(writer.recipe)
     if settings.entailment == "judge":
@@ -200,7 +212,7 @@ def load_reader(
         entailment: Entailment | None = Judge(model, tokenizer, weigh=writer.weigh, **_least(settings))
     else:
         entailment = load_entailment(settings, encoder)
-    return CheckedReader(writer, encoder=encoder, entailment=entailment)
+    return CheckedReader(writer, encoder=encoder, entailment=entailment, passages=shown)
 
 
 def load_entailment(settings: Settings, encoder: Encoder) -> Entailment | None:

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     reader_model: str | None = Field(
         default=None, description="as that server names it; default: the only one it has"
     )
+    reader_passages: int = Field(
+        default=2, ge=1, le=64, description="a model is shown so many passages, at most; more cost more time"
+    )
     reader_key: SecretStr | None = Field(default=None, description="the key it asks for; default: none")
     entailment: Literal["none", "alignment", "judge", "spans", "pairs"] = Field(
         default="none",

@@ -290,7 +290,7 @@ def build(
         indexes=indexes,
         shelves=shelves,
         recaller=recaller,
-        answerer=Answerer(kernel, recaller, reader, shelves),
+        answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
         forgetting=forgetting,
         work=Work(kernel, indexes, forgetting, parser or _make_parser(settings), waker.wake),
         waker=waker,
