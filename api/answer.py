@@ -11,6 +11,7 @@ from starlette.responses import Response
 from api.auth import AnswerCaller
 from api.bodies import read_json
 from api.fenced import FencedEvents, FencedResponse
+from api.leaving import listening
 from api.openapi import PROBLEM, json_body, reply
 from api.replies import AnswerReply, answer_reply
 from api.schemas import AnswerRequest
@@ -66,5 +67,6 @@ async def answer(request: Request, caller: AnswerCaller) -> Response:
             tenant_id,
             lambda: lethe.iter_answer(tenant_id, asked.query, **how),
         )
-    answered = await anyio.to_thread.run_sync(lambda: lethe.answer(tenant_id, asked.query, **how))
+    async with listening(request.receive):
+        answered = await anyio.to_thread.run_sync(lambda: lethe.answer(tenant_id, asked.query, **how))
     return FencedResponse(lethe, tenant_id, lambda: answer_reply(lethe.recheck_answer(tenant_id, answered)))

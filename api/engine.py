@@ -6,7 +6,6 @@ It knows no tenants, no journal and no fence: texts come in, vectors and claims 
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import threading
 from collections.abc import AsyncIterator, Generator
@@ -30,6 +29,7 @@ from api.app import MAX_BODY_BYTES, NO_TELEMETRY
 from api.bodies import JSON, media_type_of, read_body
 from api.fenced import deliver
 from api.gate import Gate
+from api.leaving import listening
 from api.logs import RequestLog
 from api.problems import (
     InvalidFieldsError,
@@ -42,6 +42,7 @@ from api.problems import (
     problem_response,
 )
 from embedding.remote import vector_to_base64
+from memory.asking import asked_by
 from memory.errors import LetheError, NotFoundError, UnsupportedMediaError
 from memory.ports import Encoder, Reader
 from memory.values import Claim, Reading
@@ -86,7 +87,8 @@ class Gates:
     def __init__(self) -> None:
         self.queries = Gate("queries", running=8, waiting=128)
         self.passages = Gate("passages", running=2, waiting=32)
-        self.readings = Gate("readings", running=4, waiting=32)
+        # A language model has a gate of its own behind this one, fair between tenants.
+        self.readings = Gate("readings", running=24, waiting=32)
 
 
 def create_engine(
@@ -291,27 +293,20 @@ class ReadingLines(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for a turn, then send lines until the reading is whole or the client has gone."""
-        listener = asyncio.create_task(self._listen(receive))
-        try:
-            async with self._gate.enter():
-                await anyio.to_thread.run_sync(self._read, scope, send)
-        finally:
-            self._gone.set()
-            listener.cancel()
-
-    async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._gone.set()
+        async with listening(receive) as self._gone, self._gate.enter():
+            await anyio.to_thread.run_sync(self._read, scope, send)
 
     def _read(self, scope: Scope, send: Send) -> None:
         if self._gone.is_set():
             return
         try:
-            coming = self._reader.iter_claims(
-                self._asked.question, self._asked.evidence, explain=self._asked.explain
-            )
-            with closing(coming) as claims:
+            asked = self._asked
+            with (
+                asked_by(asked.party),
+                closing(
+                    self._reader.iter_claims(asked.question, asked.evidence, explain=asked.explain)
+                ) as claims,
+            ):
                 reading = self._send_claims(claims, scope, send)
         except LetheError as error:
             if not self._started:

@@ -8,7 +8,6 @@ A client that does not take its bytes in time is cut off, so that it cannot hold
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -21,6 +20,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from api.leaving import listening
 from api.problems import problem_of
 from api.replies import answer_reply, claim_reply
 from memory.errors import LetheError
@@ -96,19 +96,10 @@ class FencedEvents(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the answer is whole or the client has gone."""
-        listener = asyncio.create_task(self._listen(receive))
-        try:
+        async with listening(receive) as self._gone:
             await anyio.to_thread.run_sync(
                 self._stream, scope, send, limiter=scope["app"].state.fenced_threads
             )
-        finally:
-            self._gone.set()
-            listener.cancel()
-
-    async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._gone.set()
 
     def _stream(self, scope: Scope, send: Send) -> None:
         try:
@@ -117,8 +108,9 @@ class FencedEvents(Response):
         except LetheError as error:
             if not self._started:
                 raise
-            problem = problem_of(error, instance=scope["path"])
-            self._send(scope, send, _event("error", problem))
+            if not self._gone.is_set():
+                problem = problem_of(error, instance=scope["path"])
+                self._send(scope, send, _event("error", problem))
         if self._started and not self._gone.is_set():
             end: Message = {"type": "http.response.body", "body": b"", "more_body": False}
             anyio.from_thread.run(deliver, scope, send, [end])

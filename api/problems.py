@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -17,11 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from memory.errors import (
+    BusyError,
     ConflictError,
     CorruptionError,
     ForbiddenError,
     ForgottenError,
     InvalidInputError,
+    LeftError,
     LetheError,
     NotFoundError,
     UnavailableError,
@@ -51,12 +52,8 @@ class BodyTooLargeError(InvalidInputError):
         self.limit_bytes = limit_bytes
 
 
-class TooManyRequestsError(UnavailableError):
+class TooManyRequestsError(BusyError):
     """A rate limit is used up for now."""
-
-    def __init__(self, what: str, *, retry_in_seconds: float) -> None:
-        self.retry_after_seconds = max(1, math.ceil(retry_in_seconds))
-        super().__init__(f"{what}; try again in {self.retry_after_seconds} s")
 
 
 class InvalidFieldsError(InvalidInputError):
@@ -88,7 +85,9 @@ FAMILIES = (
     Family(ForgottenError, 410, "forgotten", "It was forgotten"),
     Family(ConflictError, 409, "conflict", "The request contradicts what is there"),
     Family(TooManyRequestsError, 429, "too-many-requests", "Asked too often"),
+    Family(BusyError, 429, "busy", "More is asked than can be done"),
     Family(UnavailableError, 503, "unavailable", "Something needed cannot be reached now"),
+    Family(LeftError, 499, "left", "Whoever asked has gone"),
     Family(CorruptionError, 500, "corruption", "Stored data is damaged"),
     Family(LetheError, 500, "internal", "Something went wrong inside"),
 )
@@ -190,7 +189,7 @@ async def lethe_error(request: Request, error: Exception) -> Response:
     )
     if body["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("corruption" if isinstance(error, CorruptionError) else "failed", error=str(error))
-    if isinstance(error, TooManyRequestsError):
+    if isinstance(error, BusyError):
         return problem_response(body, {"retry-after": str(error.retry_after_seconds)})
     return problem_response(body)
 

@@ -6,6 +6,8 @@ Nothing here knows HTTP: ``api/problems.py`` maps families to statuses.
 
 from __future__ import annotations
 
+import math
+
 
 class LetheError(Exception):
     """Root of all errors raised on purpose."""
@@ -57,6 +59,21 @@ class ForbiddenError(LetheError):
 
 class UnavailableError(LetheError):
     """Something needed cannot be reached now; the only family that is retried."""
+
+
+class BusyError(UnavailableError):
+    """More is asked than can be done; there may be room after so many seconds."""
+
+    def __init__(self, what: str, *, retry_in_seconds: float) -> None:
+        self.retry_after_seconds = max(1, math.ceil(retry_in_seconds))
+        super().__init__(f"{what}; try again in {self.retry_after_seconds} s")
+
+
+class LeftError(LetheError):
+    """Whoever asked has gone: nobody waits for what was to come."""
+
+    def __init__(self) -> None:
+        super().__init__("whoever asked has gone")
 
 
 class CorruptionError(LetheError):

@@ -1,7 +1,7 @@
 """Write with a causal language model of this process.
 
-It decodes greedily over keys and values in slots (``reader.attention``), and guesses ahead by looking the
-last words up in the prompt.
+It decodes greedily over keys and values in slots (``reader.attention``), in passes that it shares with other
+readings (``reader.batching``), and guesses ahead (``reader.guessing``).
 """
 
 from __future__ import annotations
@@ -28,21 +28,26 @@ from memory.errors import CorruptionError, UnavailableError
 from memory.ledger import Recipe
 from memory.ports import Shelf
 from memory.values import PassageId
-from reader.attention.function import run, use_slots, windows_of
+from reader.attention.function import use_slots, windows_of
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment
+from reader.batching import PASS_TOKENS, Batch
+from reader.draft import DraftModel
+from reader.guessing import GUESSED_TOKENS, Guess, either
+from reader.lookup import look_up
 from reader.passages import FORMAT, PassageMemory, WholeMemory, compress, from_bytes, take_out
+from reader.places import Places
 from reader.placing import Passage, Placed, lay_out
 from reader.prompt import FIRST_NUMBER, Prompt, build_prompt, draw_mark
 from reader.routers.exact import exact
 from reader.routing import Router, Rule, spread_anchors
 from reader.writing import Spent
 
-MATCHED_TOKENS = 2
-"""So many last tokens are looked up in what was read and written before."""
+MOST_READINGS = 8
+"""So many answers are written at once; each holds keys and values of all its prompt."""
 
-GUESSED_TOKENS = 6
-"""So many tokens that followed there are tried at once; greedy decoding keeps those it would have chosen."""
+MOST_WAITING = 24
+"""So many wait for a place: together fewer than the threads that requests are served in."""
 
 READ_AGAIN = 16
 """So many first tokens of a passage's fence and text are read again where it stands.
@@ -84,7 +89,9 @@ class LanguageModelWriter:
     """Implements ``reader.writing.Writer`` over a transformers causal model and its tokenizer.
 
     What prompts begin with is read once, and a passage's text once for all questions where a shelf keeps it.
-    Several threads may write at once: their steps take turns, so a slow taker of a stream blocks nobody.
+    Several threads may write at once: their steps share passes of the model, fairly between those who ask
+    (``memory.asking``), and a slow taker of a stream blocks nobody. So many write, so many wait, and the rest
+    is refused.
     """
 
     def __init__(
@@ -98,12 +105,16 @@ class LanguageModelWriter:
         most_prompt_tokens: int = 3072,
         most_new_tokens: int = 128,
         routed: bool = False,
+        most_readings: int = MOST_READINGS,
+        most_waiting: int = MOST_WAITING,
+        pass_tokens: int = PASS_TOKENS,
+        draft: DraftModel | None = None,
     ) -> None:
         """``digest`` names the weights and ``mark`` what fences passages, drawn if it is ``None``: what is
         kept of passages is of use to these alone. ``routed``: of long readings only those blocks are looked
-        at that draw attention.
+        at that draw attention. ``draft`` guesses where the prompt has no words to look up;
+        ``InvalidInputError`` when its tokens are not this model's.
         """
-        self._model = model
         self._tokenizer = tokenizer
         self._name = name
         context = int(model.config.max_position_embeddings)
@@ -111,10 +122,14 @@ class LanguageModelWriter:
         self._most_prompt_tokens = min(most_prompt_tokens, context - self._most_new_tokens)
         self._ends = end_tokens(model, tokenizer)
         self._reserved = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()})
-        self._turn = threading.Lock()
+        if draft is not None:
+            draft.check_tokens(tokenizer)
+        self._draft = draft
+        self._places = Places(most_readings, waiting=most_waiting)
+        router = Router(exact, spread_anchors(windows_of(model)), Rule()) if routed else None
+        self._batch = Batch(model, most_tokens=pass_tokens, router=router)
         self._shape = use_slots(model)
         self._rotary = Rotary(model)
-        self._anchors = spread_anchors(windows_of(model)) if routed else None
         self._openings: OrderedDict[tuple[int, ...], WholeMemory] = OrderedDict()
         self._guard = threading.Lock()
         self._mark = mark or draw_mark()
@@ -162,16 +177,18 @@ class LanguageModelWriter:
     ) -> Generator[str, None, None]:
         """Yield all the text written so far after each step of the model.
 
-        Whole passages are taken from the shelf, or read once and put there. Raises ``UnavailableError`` when
-        the model cannot run (out of memory).
+        Whole passages are taken from the shelf, or read once and put there. Closing this gives its place to
+        another. Raises ``BusyError`` when too many wait for one, ``UnavailableError`` when the model cannot
+        run (out of memory), and ``LeftError`` when who asked is no longer there.
         """
         cut = self.cut(prompt)
         if len(cut.tokens()) > self._most_prompt_tokens:
             cut = Cut((), (), cut.tokens()[-self._most_prompt_tokens :])
         tokens: list[int] = []
-        for new in self._iter_tokens(cut, spent, shelf):
-            tokens += new
-            yield self._tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
+        with self._places.take():
+            for new in self._iter_tokens(cut, spent, shelf):
+                tokens += new
+                yield self._tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
 
     def cut(self, prompt: Prompt) -> Cut:
         """Return a prompt's tokens, in the parts that are read and remembered each by itself."""
@@ -199,12 +216,7 @@ class LanguageModelWriter:
     def weigh(self, tokens: Sequence[int]) -> torch.Tensor:
         """Return the logits of the token after ``tokens``, shape (words,). Raises as ``iter_text`` does."""
         placed = lay_out(self._shape, self._rotary, Passage((), (), None), [], tokens)
-        return self._run(placed.tokens, placed.segment, 1)[-1]
-
-    def _run(self, tokens: Sequence[int], segment: Segment, keep: int) -> torch.Tensor:
-        router = None if self._anchors is None else Router(exact, self._anchors, Rule())
-        with self._turn, _running():
-            return run(self._model, tokens, [segment], keep=keep, router=router)
+        return self._batch.run(placed.tokens, placed.segment, 1)[-1]
 
     def _read_opening(self, tokens: Sequence[int]) -> WholeMemory | None:
         """Return what is made of a prompt's beginning; it is read when it is not one of the last few."""
@@ -228,7 +240,8 @@ class LanguageModelWriter:
         """Return keys, before they are turned, and values of the last part that is not empty."""
         with _running():
             placed = lay_out(self._shape, self._rotary, opening, [], [*header, *body])
-        self._run(placed.tokens, placed.segment, 1)
+        # What is remembered is the same bits whatever else goes on.
+        self._batch.run(placed.tokens, placed.segment, 1, alone=True)
         count = len(body) or len(opening.body)
         return take_out(placed.slots, self._rotary, placed.segment.places[-count:])
 
@@ -271,17 +284,20 @@ class LanguageModelWriter:
     def _iter_tokens(self, cut: Cut, spent: Spent, shelf: Shelf | None) -> Iterator[list[int]]:
         """Decode greedily; yield the tokens that each step of the model settled, without the end token.
 
-        A step tries the tokens that followed the last two before (prompt lookup decoding, Saxena 2023):
-        an answer in the evidence's own words costs few steps, and no other tokens come out.
+        A step tries tokens that are guessed, from the prompt or by a draft model: an answer in the evidence's
+        own words costs few steps, and no other tokens come out (speculative decoding, Leviathan et al. 2023).
         """
         history = cut.tokens()
+        guess_next: Guess = look_up
+        if self._draft is not None:
+            guess_next = either(look_up, self._draft.begin(self._most_new_tokens))
         spent.prompt_tokens = len(history)
         written = 0
         started = time.perf_counter()
         with _running():
             placed = self._lay_out(cut, shelf)
         spent.read_tokens = len(placed.tokens)
-        new = _likeliest(self._run(placed.tokens, placed.segment, 1))
+        new = _likeliest(self._batch.run(placed.tokens, placed.segment, 1))
         spent.prefill_ms = _since(started)
         slots, end = placed.slots, placed.end
         while True:
@@ -296,12 +312,12 @@ class LanguageModelWriter:
                 return
             started = time.perf_counter()
             history += new
-            guess = look_up(history)
+            guess = guess_next(history)
             tried = [history[-1], *guess]
             used = slots.used
             positions = torch.arange(end, end + len(tried), device=self._shape.device)
             segment = Segment(slots, 0, slots.place(positions), positions, (0, len(tried)))
-            best = _likeliest(self._run(tried, segment, len(tried)))
+            best = _likeliest(self._batch.run(tried, segment, len(tried)))
             right = 0
             while right < len(guess) and guess[right] == best[right]:
                 right += 1
@@ -389,16 +405,6 @@ def _converted_folder(path: Path, digest: str, converted: Path, dtype: torch.dty
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
-
-
-def look_up(history: Sequence[int]) -> Sequence[int]:
-    """Return the tokens that followed the last ``MATCHED_TOKENS`` where these were last met before."""
-    tail = history[-MATCHED_TOKENS:]
-    for start in range(len(history) - MATCHED_TOKENS - 1, -1, -1):
-        if history[start : start + MATCHED_TOKENS] == tail:
-            after = start + MATCHED_TOKENS
-            return history[after : after + GUESSED_TOKENS]
-    return []
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

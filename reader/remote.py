@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
+from memory.asking import whose
 from memory.errors import CorruptionError, UnavailableError
 from memory.ports import Engine, Shelf
 from memory.values import Claim, Evidence, Reading
@@ -38,7 +39,7 @@ class RemoteReader:
 
         Raises ``UnavailableError`` when the engine cannot be reached, is busy, fails or breaks off.
         """
-        body = request_to_json(ReadRequest(question, tuple(evidence), explain))
+        body = request_to_json(ReadRequest(question, tuple(evidence), explain, whose()))
         with closing(self._engine.iter_lines(READ_ROUTE, body)) as lines:
             for line in lines:
                 match _parse(line):

@@ -81,11 +81,10 @@ UNROUTED = 2
 
 @dataclass(slots=True)
 class Told:
-    """What a router did, for figures: blocks looked at of those in sight, and shares kept, by layer."""
+    """What a router did, for figures: blocks looked at of those in sight."""
 
     chosen: int = 0
     seen: int = 0
-    kept: list[float] = field(default_factory=list)
     rows: int = 0
     opened: int = 0
     """Of so many rows (a tile and a head), those that see everything since too little would be kept."""
@@ -97,10 +96,10 @@ class _Choice:
 
     kept: torch.Tensor
     """Marks blocks, (tiles, kv_heads + 1, blocks)."""
-    held: torch.Tensor
-    """The shares of attention that fall on them, (tiles, kv_heads + 1)."""
     opened: torch.Tensor
     """Where everything is seen, (tiles, kv_heads + 1)."""
+    is_step: bool
+    """Whether it was made for a single tile behind all memory, as those of decoding are."""
     age: int = 0
     by_heads: WeakKeyDictionary[Segment, dict[tuple[int, ...], Chosen]] = field(
         default_factory=WeakKeyDictionary
@@ -160,8 +159,7 @@ class Router:
 
     def _lasts(self, choice: _Choice | None, segment: Segment) -> bool:
         """Say whether a step of decoding takes over what an earlier one chose; count it."""
-        step = len(segment.tiles) == 1 and bool(segment.places[0] >= segment.slots.routed * BLOCK)
-        if choice is None or not step or len(choice.kept) != 1:
+        if choice is None or not (choice.is_step and _is_step(segment)):
             return False
         choice.age += 1
         return choice.age < self.rule.steps
@@ -179,7 +177,7 @@ class Router:
             shares, passages, always[:, None], rule, sighted=sighted[:, None], weights=self._weights(passages)
         )
         opened = (held < rule.trust) | (sees <= rule.short)[:, None]
-        return _Choice(kept, held, opened)
+        return _Choice(kept, opened, _is_step(segment))
 
     def _by_heads(self, choice: _Choice, segment: Segment, heads: tuple[int, ...], groups: int) -> Chosen:
         """Return what a layer looks at whose heads take these of the anchor's choices; made once each."""
@@ -197,7 +195,6 @@ class Router:
         told.chosen += int(made[heads].marks.sum())
         told.rows += opened.numel()
         told.opened += int(opened.sum())
-        told.kept.append(float(choice.held[:, at].masked_fill(opened, 1.0).mean()))
         return made[heads]
 
     def _weights(self, passages: torch.Tensor) -> torch.Tensor | None:
@@ -205,6 +202,10 @@ class Router:
             return None
         known = [self.beliefs.get(number, 1.0) for number in passages.tolist()]
         return self.rule.belief * torch.tensor(known, device=passages.device).clamp_min(1e-6).log()
+
+
+def _is_step(segment: Segment) -> bool:
+    return len(segment.tiles) == 1 and bool(segment.places[0] >= segment.slots.routed * BLOCK)
 
 
 def choose(

@@ -1,7 +1,7 @@
 """Answer from the first moment: another way until the language model is there, and whenever it is not.
 
 The loading runs in a thread that the wiring starts. A failed load is logged and kept to be looked at;
-answers go on without it.
+answers go on without it. Too many requests at once are no reason for another way: they are to come again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import closing
 
 import structlog
 
-from memory.errors import LetheError, UnavailableError
+from memory.errors import BusyError, LetheError, UnavailableError
 from memory.ports import Reader, Shelf
 from memory.values import Claim, Evidence, Reading
 
@@ -69,6 +69,8 @@ class SwitchingReader:
                 except StopIteration as end:
                     reading: Reading = end.value
                     return reading
+                except BusyError:
+                    raise
                 except UnavailableError as error:
                     if begun:
                         raise
@@ -87,6 +89,8 @@ class SwitchingReader:
         if self._loaded is not None:
             try:
                 return self._loaded.read(question, evidence, shelf, explain=explain)
+            except BusyError:
+                raise
             except UnavailableError as error:
                 self._step_in(error)
         return self._ready.read(question, evidence, shelf, explain=explain)

@@ -21,6 +21,8 @@ class ReadRequest:
     question: str
     evidence: tuple[Evidence, ...]
     explain: bool = False
+    party: str = ""
+    """Whose turn it takes, where many ask (``memory.asking``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from memory.asking import asked_by
 from memory.kernel import Kernel, find_denied, get_position
 from memory.ports import Reader
 from memory.values import Citation, EntryId, Evidence, JsonValue, Parsed, Reading, TenantId
@@ -53,7 +55,8 @@ class Answerer:
         recalled, stretches = self._gather(tenant_id, query, limit, filter, as_of)
         started = time.perf_counter()
         evidence = [stretch.evidence for stretch in stretches]
-        reading = self.reader.read(query, evidence, self.shelves.of(tenant_id), explain=explain)
+        with asked_by(tenant_id):
+            reading = self.reader.read(query, evidence, self.shelves.of(tenant_id), explain=explain)
         return _compose(recalled, stretches, reading, {"read": _since(started)})
 
     def iter_answer(
@@ -70,15 +73,17 @@ class Answerer:
         recalled, stretches = self._gather(tenant_id, query, limit, filter, as_of)
         started = time.perf_counter()
         evidence = [stretch.evidence for stretch in stretches]
-        claims = self.reader.iter_claims(query, evidence, self.shelves.of(tenant_id), explain=explain)
-        while True:
-            try:
-                claim = next(claims)
-            except StopIteration as end:
-                reading: Reading = end.value
-                break
-            if claim.supported:
-                yield _compose(recalled, stretches, Reading((claim,), 0.0, self.reader.name), {})
+        coming = self.reader.iter_claims(query, evidence, self.shelves.of(tenant_id), explain=explain)
+        with closing(coming) as claims:
+            while True:
+                try:
+                    with asked_by(tenant_id):
+                        claim = next(claims)
+                except StopIteration as end:
+                    reading: Reading = end.value
+                    break
+                if claim.supported:
+                    yield _compose(recalled, stretches, Reading((claim,), 0.0, self.reader.name), {})
         yield _compose(recalled, stretches, reading, {"read": _since(started)})
 
     def _gather(

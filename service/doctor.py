@@ -190,7 +190,8 @@ def look_at_models(visit: Visit) -> Finding:
     settings = visit.settings
     store = ModelStore(settings.models_cache)
     missing = []
-    for name in dict.fromkeys((settings.embedder, settings.reader, settings.reader_large)):
+    asked = (settings.embedder, settings.reader, settings.reader_draft, settings.reader_large)
+    for name in dict.fromkeys(asked):
         if name in {None, EXTRACTIVE, OPENAI}:
             continue
         if store.find(name) is None:
@@ -204,7 +205,8 @@ def look_at_models(visit: Visit) -> Finding:
         advice = f"lethe models get {settings.embedder}"
         return Finding("broken", f"{settings.embedder} is not here: nothing can be remembered", advice)
     if missing:
-        without = "answers are extractive" if settings.reader in missing else "nothing is handed over to it"
+        reads = missing[0] in {settings.reader, settings.reader_draft}
+        without = "answers are extractive" if reads else "nothing is handed over to it"
         return Finding("warning", f"{missing[0]} is not here: {without}", f"lethe models get {missing[0]}")
     return Finding("ok", "here, and as their digests say")
 

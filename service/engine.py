@@ -9,7 +9,7 @@ import httpx2
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from memory.errors import ForbiddenError, InvalidInputError, LetheError, UnavailableError
+from memory.errors import BusyError, ForbiddenError, InvalidInputError, LetheError, UnavailableError
 from memory.values import Space
 from service.connection import BUSY, CONNECT_SECONDS, REPLY_SECONDS, Connection, Server
 
@@ -99,6 +99,9 @@ class EngineConnection(Connection):
                 f"{self.where} does not take the key: {detail}. "
                 "LETHE_ENGINE_KEY_FILE must name the same key there and here"
             )
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            said = response.headers.get("retry-after", "")
+            return BusyError(f"{self.where} is busy", retry_in_seconds=float(said) if said.isdecimal() else 1)
         if status in BUSY:
             return UnavailableError(f"{self.where} cannot serve now: {detail}")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from embedding.models import ModelStore
 from embedding.remote import RemoteEncoder
@@ -146,6 +146,8 @@ def check_readers(settings: Settings) -> None:
             where="LETHE_READER_LARGE",
         )
     readers = {settings.reader, settings.reader_large}
+    if settings.reader_draft is not None and settings.reader in {EXTRACTIVE, OPENAI}:
+        raise InvalidInputError("only a language model of this process has one", where="LETHE_READER_DRAFT")
     if OPENAI in readers:
         open_reader_server(settings).close()
     if settings.entailment == "judge" and (OPENAI in readers or readers <= {EXTRACTIVE, None}):
@@ -190,10 +192,17 @@ def load_reader(
             passages=settings.reader_passages,
         )
     # Deferred: language models take seconds to import, and the extractive reader answers now.
+    from reader.draft import DraftModel
     from reader.language_model import LanguageModelWriter, load_language_model
 
-    path, digest = find_weights(store.get(name))
-    model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
+    def load(name: str) -> tuple[Any, Any, str]:
+        path, digest = find_weights(store.get(name))
+        converted = settings.models_cache / "converted"
+        return *load_language_model(path, digest=digest, converted=converted), digest
+
+    model, tokenizer, digest = load(name)
+    # The draft is the reader's: who takes over from it is another model.
+    draft = settings.reader_draft if name == settings.reader else None
     shown = settings.reader_passages
     writer = LanguageModelWriter(
         model,
@@ -203,6 +212,10 @@ def load_reader(
         mark=None if keeping is None else keeping.mark,
         most_prompt_tokens=max(LEAST_PROMPT_TOKENS, shown * PASSAGE_TOKENS),
         routed=shown > READ_PASSAGES,
+        most_readings=settings.reader_places,
+        most_waiting=settings.reader_waiting,
+        pass_tokens=settings.reader_pass_tokens,
+        draft=None if draft is None else DraftModel(*load(draft)[:2]),
     )
     if keeping is not None:
         keeping.made(writer.recipe)

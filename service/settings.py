@@ -59,6 +59,18 @@ class Settings(BaseSettings):
         default=2, ge=1, le=64, description="a model is shown so many passages, at most; more cost more time"
     )
     reader_key: SecretStr | None = Field(default=None, description="the key it asks for; default: none")
+    reader_draft: str | None = Field(
+        default=None, description="a smaller model with the reader's tokenizer that guesses ahead for it"
+    )
+    reader_places: int = Field(
+        default=8, ge=1, le=256, description="answers that a model of this process writes at once"
+    )
+    reader_waiting: int = Field(
+        default=24, ge=0, description="answers that wait for a place; the next is refused (429)"
+    )
+    reader_pass_tokens: int = Field(
+        default=512, ge=32, description="tokens of prompts in a pass that others' next words wait for"
+    )
     entailment: Literal["none", "alignment", "judge", "spans", "pairs"] = Field(
         default="none",
         description="what may reject a claim that the rules let pass: the embedder; the reader's own model, "

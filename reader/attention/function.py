@@ -70,11 +70,12 @@ def run(
     tokens: Sequence[int],
     segments: Sequence[Segment],
     *,
-    keep: int,
+    keep: int | torch.Tensor,
     router: Attends | None = None,
 ) -> torch.Tensor:
     """Return the logits of the last ``keep`` tokens, shape (keep, words); ``keep=0`` for all of them.
 
+    A tensor for ``keep`` names tokens by their places in the pass, shape (kept,).
     The segments' tokens stand one after another; their keys and values are in their slots afterwards.
     """
     device = model.device

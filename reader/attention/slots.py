@@ -143,6 +143,18 @@ class Segment:
         """Return how many blocks each tile sees a part of, shape (tiles,)."""
         return torch.tensor([-(-tile.end // BLOCK) for tile in self.tiles], device=self.positions.device)
 
+    def part(self, first: int, last: int) -> Segment:
+        """Return the tiles from ``first`` up to ``last`` as a segment of their own, at a pass's beginning."""
+        begin, end = self.tiles[first].start, self.tiles[last - 1].stop
+        other = copy(self)
+        other.start, other.stop = 0, end - begin
+        other.places, other.positions = self.places[begin:end], self.positions[begin:end]
+        other.tiles = [
+            Tile(tile.start - begin, tile.stop - begin, tile.end) for tile in self.tiles[first:last]
+        ]
+        other._windows = {}
+        return other
+
     def begins(self, window: int) -> list[int]:
         """Return the first slot that each tile may see through a sliding window of so many positions."""
         if window not in self._windows:

@@ -16,7 +16,8 @@ import api.fenced
 from api.app import create_app
 from api.client import LetheClient
 from api.server import server_of
-from memory.errors import UnavailableError
+from memory.errors import BusyError, LeftError, UnavailableError
+from reader.places import Places
 from service.views import Scope
 
 T1 = "t1"
@@ -305,6 +306,54 @@ def test_a_client_that_leaves_stops_the_stream(lethe):
     assert closed.is_set()
     assert len(made) < 20
     assert lethe.holds == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_gives_its_place_in_the_queue_up(lethe, stream):
+    """Nobody writes for it, and those behind it move up."""
+    remember(lethe, "tide secret")
+    places = Places(1, waiting=4)
+    waiting, left = threading.Event(), threading.Event()
+    answer = lethe.iter_answer
+
+    def queueing(*args, **kwargs):
+        waiting.set()
+        try:
+            with places.take():
+                yield from answer(*args, **kwargs)
+        except LeftError:
+            left.set()
+            raise
+
+    lethe.iter_answer = queueing
+    lethe.answer = lambda *args, **kwargs: list(queueing(*args, **kwargs))[-1]
+    statuses = []
+
+    async def scenario():
+        gone = asyncio.Event()
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        asked = {"query": "tide", "stream": stream}
+        request = asyncio.create_task(call(create_app(lethe), "/v1/answer", asked, send, gone))
+        assert await asyncio.to_thread(waiting.wait, 10)
+        gone.set()
+        await request
+
+    with places.take():
+        asyncio.run(asyncio.wait_for(scenario(), 20))
+        assert left.is_set()
+    assert statuses[0] == 499
+    assert not places._queue
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_too_many_answers_are_told_to_come_again(http, lethe, stream):
+    lethe.error = BusyError("8 answers are being written", retry_in_seconds=2.5)
+    reply = http.post("/v1/answer", json={"query": "tide", "stream": stream})
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "3")
+    assert reply.json()["type"] == "urn:lethe:problem:busy"
 
 
 def test_listings_and_counts_are_read_under_the_fence(lethe):

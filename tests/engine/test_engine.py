@@ -6,7 +6,7 @@ import base64
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -18,10 +18,12 @@ from api import engine as engine_door
 from api.engine import Gates, create_engine
 from api.gate import Gate
 from embedding.encoder import TextEncoder
-from memory.errors import UnavailableError
-from memory.ports import Reader, Vectors
-from memory.values import Space
+from memory.asking import asked_by, whose
+from memory.errors import BusyError, UnavailableError
+from memory.ports import Reader, Shelf, Vectors
+from memory.values import Claim, Evidence, Reading, Space
 from reader.extractive import ExtractiveReader
+from reader.remote import RemoteReader
 from reader.switch import SwitchingReader
 from tests.engine.serving import connected, remote_encoder, serving
 
@@ -227,6 +229,40 @@ def test_a_request_whose_caller_has_gone_is_not_worked_on(encoder: TextEncoder) 
             remote_encoder(patient).encode(["a garden"], role="passage")
         assert held.inside.acquire(timeout=10), "the last one"
         assert not held.inside.acquire(timeout=0.2), "the one that had gone was encoded, too"
+
+
+class Full(ExtractiveReader):
+    """A reader that has no place, and notes who asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parties: list[str] = []
+
+    def iter_claims(
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+    ) -> Generator[Claim, None, Reading]:
+        self.parties.append(whose())
+        raise BusyError("all places are taken", retry_in_seconds=7)
+        yield
+
+
+def test_a_full_reader_is_told_as_such_on_both_sides(encoder: TextEncoder) -> None:
+    """The service gets the error that its own reader would raise; the engine knows whose turn it was."""
+    reader = Full()
+    with (
+        serving(create_engine(encoder, reader)) as url,
+        connected(url) as connection,
+        asked_by("a tenant"),
+        pytest.raises(BusyError, match="is busy") as caught,
+    ):
+        RemoteReader(connection, name="tiny").read("q", [])
+    assert caught.value.retry_after_seconds == 7
+    assert reader.parties == ["a tenant"]
 
 
 class Broken:

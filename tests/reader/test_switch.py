@@ -4,23 +4,28 @@ import threading
 
 import pytest
 
-from memory.errors import CorruptionError, UnavailableError
+from memory.errors import BusyError, CorruptionError, LeftError, LetheError, UnavailableError
 from memory.ports import Shelf
 from memory.values import Claim, Evidence, Reading
 from reader.switch import SwitchingReader
+
+OUT_OF_MEMORY = UnavailableError("out of memory")
 
 
 class Saying:
     """A reader that says its name, or raises after so many claims."""
 
-    def __init__(self, name: str, *, fails_after: int | None = None) -> None:
+    def __init__(
+        self, name: str, *, fails_after: int | None = None, error: LetheError = OUT_OF_MEMORY
+    ) -> None:
         self.name = name
         self._fails_after = fails_after
+        self._error = error
 
     def iter_claims(self, question, evidence, shelf=None, *, explain=False):
         for number in range(2):
             if number == self._fails_after:
-                raise UnavailableError("out of memory")
+                raise self._error
             yield Claim(f"{self.name} {number}", supported=True)
 
     def read(
@@ -70,6 +75,16 @@ def test_it_steps_in_when_the_model_is_unavailable():
     switch.wait(10)
     assert switch.read("?", []).reader == "plain"
     assert names(switch) == ["plain 0", "plain 1"]
+
+
+@pytest.mark.parametrize("error", [BusyError("too many", retry_in_seconds=3), LeftError()])
+def test_it_does_not_step_in_for_who_is_to_come_again_or_has_gone(error):
+    switch = SwitchingReader(Saying("plain"), lambda: Saying("model", fails_after=0, error=error))
+    switch.start()
+    assert switch.wait(10)
+    for read in (lambda: switch.read("?", []), lambda: names(switch)):
+        with pytest.raises(type(error)):
+            read()
 
 
 def test_closing_the_claims_ends_the_readers_work():

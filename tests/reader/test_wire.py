@@ -76,7 +76,7 @@ READINGS = st.builds(
 
 @given(question=TEXTS, evidence=st.lists(EVIDENCE, max_size=3).map(tuple), explain=st.booleans())
 def test_a_request_is_read_back_equal(question: str, evidence: tuple[Evidence, ...], explain: bool) -> None:
-    request = ReadRequest(question, evidence, explain)
+    request = ReadRequest(question, evidence, explain, party=question)
     back = REQUEST.validate_json(request_to_json(request), strict=True)
     assert back == request
     for one, other in zip(back.evidence, evidence, strict=True):

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from reader.language_model import GUESSED_TOKENS
+from reader.guessing import GUESSED_TOKENS
 
 END = "<|im_end|>"
 END_ID = 257
@@ -77,17 +77,16 @@ class ToldModel:
         self.read: list[list[int]] = []
         self._prompt_ends: dict[int, int] = {}
 
-    def __call__(self, input_ids: Any, position_ids: Any, logits_to_keep: int, **options: Any) -> Any:
+    def __call__(self, input_ids: Any, position_ids: Any, logits_to_keep: Any, **options: Any) -> Any:
         self.steps += 1
         self._inner(input_ids=input_ids, position_ids=position_ids, **options)
-        (segment,) = options["segments"]
-        slots = id(segment.slots)
-        after = int(position_ids[0, -1]) + 1
-        if input_ids.shape[1] > 1 + GUESSED_TOKENS:
-            self._prompt_ends[slots] = after
-            self.read.append(input_ids[0].tolist())
-        logits = torch.zeros(1, logits_to_keep, self.config.vocab_size)
-        for place in range(logits_to_keep):
-            said = after - logits_to_keep + place + 1 - self._prompt_ends[slots]
-            logits[0, place, self.says[said] if said < len(self.says) else START_ID] = 1.0
-        return SimpleNamespace(logits=logits)
+        logits = torch.zeros(1, input_ids.shape[1], self.config.vocab_size)
+        for segment in options["segments"]:
+            slots, part = id(segment.slots), slice(segment.start, segment.stop)
+            if segment.stop - segment.start > 1 + GUESSED_TOKENS:
+                self._prompt_ends[slots] = int(segment.positions[-1]) + 1
+                self.read.append(input_ids[0, part].tolist())
+            for place, position in enumerate(segment.positions.tolist(), start=segment.start):
+                said = position + 1 - self._prompt_ends[slots]
+                logits[0, place, self.says[said] if 0 <= said < len(self.says) else START_ID] = 1.0
+        return SimpleNamespace(logits=logits[:, logits_to_keep])

@@ -135,6 +135,7 @@ def test_mistakes_are_told_and_answers_are_extractive_meanwhile(server: OpenAISe
             {"reader": "openai", "reader_url": "http://large", "reader_key": f"{SECRET} {SECRET}"},
             "LETHE_READER_KEY: it should hold the key alone",
         ),
+        ({"reader": "extractive", "reader_draft": "tiny"}, "LETHE_READER_DRAFT: only a language model"),
         ({"reader_large": "extractive"}, "LETHE_READER_LARGE: extractive cannot take over"),
         (
             {"reader": "openai", "reader_large": "openai", "reader_url": "http://large"},
@@ -184,6 +185,24 @@ def test_without_the_large_one_the_small_one_reads(make, local_model: str) -> No
     with serving_openai(OpenAIServer(), port):
         assert loader.wait(WAIT_SECONDS)
     assert reader.name == f"{local_model}, then openai:large"
+
+
+def test_a_draft_of_the_same_tokenizer_guesses_for_the_reader(make, local_model: str, tmp_path: Path) -> None:
+    """One of another is told, and answers are extractive."""
+    given = {"reader": local_model, "reader_places": 2, "reader_waiting": 1, "reader_pass_tokens": 64}
+    reader = started(make(**given, reader_draft=local_model))
+    assert reader.read(QUESTION, EVIDENCE).reader == local_model
+
+    other = tmp_path / "other"
+    tiny_model().save_pretrained(other)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["harbour"])
+    tokenizer.save_pretrained(other)
+    reader, loader = make(**given, reader_draft=f"hf:{other}")
+    loader.start()
+    assert not loader.wait(WAIT_SECONDS)
+    assert "another tokenizer" in str(loader.failure)
+    assert reader.read(QUESTION, EVIDENCE).reader == "extractive"
 
 
 def test_an_engine_reads_through_a_server(
