@@ -68,6 +68,7 @@ class Anchors:
 def spread_anchors(windows: Sequence[int | None], count: int = 4) -> Anchors:
     """Return anchors evenly spread over a model's layers, none among the first two.
 
+    For models that were not calibrated (``reader.anchors``): they lead further astray than found ones.
     ``windows`` are the layers' sliding windows, ``None`` where they see everything: only these are routed.
     """
     routed = [layer for layer, window in enumerate(windows) if window is None and layer >= UNROUTED]
