@@ -82,10 +82,12 @@ UNROUTED = 2
 
 @dataclass(slots=True)
 class Told:
-    """What a router did, for figures: blocks looked at of those in sight."""
+    """What a router did, for figures: blocks looked at of those in sight; shares kept, summed over looks."""
 
     chosen: int = 0
     seen: int = 0
+    kept: float = 0.0
+    looks: int = 0
     rows: int = 0
     opened: int = 0
     """Of so many rows (a tile and a head), those that see everything since too little would be kept."""
@@ -97,6 +99,8 @@ class _Choice:
 
     kept: torch.Tensor
     """Marks blocks, (tiles, kv_heads + 1, blocks)."""
+    held: torch.Tensor
+    """The shares of attention that fall on them, (tiles, kv_heads + 1)."""
     opened: torch.Tensor
     """Where everything is seen, (tiles, kv_heads + 1)."""
     is_step: bool
@@ -178,7 +182,7 @@ class Router:
             shares, passages, always[:, None], rule, sighted=sighted[:, None], weights=self._weights(passages)
         )
         opened = (held < rule.trust) | (sees <= rule.short)[:, None]
-        return _Choice(kept, opened, _is_step(segment))
+        return _Choice(kept, held, opened, _is_step(segment))
 
     def _by_heads(self, choice: _Choice, segment: Segment, heads: tuple[int, ...], groups: int) -> Chosen:
         """Return what a layer looks at whose heads take these of the anchor's choices; made once each."""
@@ -196,6 +200,8 @@ class Router:
         told.chosen += int(made[heads].marks.sum())
         told.rows += opened.numel()
         told.opened += int(opened.sum())
+        told.kept += float(choice.held[:, at].masked_fill(opened, 1.0).mean())
+        told.looks += 1
         return made[heads]
 
     def _weights(self, passages: torch.Tensor) -> torch.Tensor | None:
