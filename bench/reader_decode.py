@@ -14,7 +14,8 @@ from rich.progress import Progress
 from bench.figures import Figures, spread
 from bench.reader_parts import SPARE, Bench, among, questions
 from bench.reader_readings import write
-from reader.language_model import GUESSED_TOKENS, MATCHED_TOKENS, look_up
+from reader.guessing import GUESSED_TOKENS
+from reader.lookup import MATCHED_TOKENS, look_up
 
 PASSAGES = 4
 

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from reader.attention.function import NAME, run
 from reader.attention.slots import Segment
-from reader.language_model import look_up
+from reader.lookup import look_up
 from reader.placing import Placed
 from reader.routing import Router
 
