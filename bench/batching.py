@@ -28,8 +28,8 @@ from reader.attention.slots import Segment
 from reader.batching import Batch
 from reader.language_model import load_language_model
 from reader.placing import Passage, Placed, lay_out
+from service.models import find_weights
 from service.settings import Settings
-from service.wiring import find_weights
 
 RESULTS = Path(__file__).parent / "results" / "batching.json"
 TOGETHER = (1, 2, 4, 8)
