@@ -31,6 +31,8 @@ from memory.values import PassageId
 from reader.attention.function import run, use_slots, windows_of
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment
+from reader.compaction.attention_matching import match_attention
+from reader.compaction.method import compact, count_kept
 from reader.passages import FORMAT, PassageMemory, WholeMemory, compress, from_bytes, take_out
 from reader.placing import Passage, Placed, lay_out
 from reader.prompt import FIRST_NUMBER, Prompt, build_prompt, draw_mark
@@ -98,10 +100,13 @@ class LanguageModelWriter:
         most_prompt_tokens: int = 3072,
         most_new_tokens: int = 128,
         routed: bool = False,
+        kept: float = 1.0,
     ) -> None:
         """``digest`` names the weights and ``mark`` what fences passages, drawn if it is ``None``: what is
         kept of passages is of use to these alone. ``routed``: of long readings only those blocks are looked
         at that draw attention.
+
+        Of a passage's tokens each head keeps a share ``kept``; all where layers have sliding windows.
         """
         self._model = model
         self._tokenizer = tokenizer
@@ -119,6 +124,8 @@ class LanguageModelWriter:
         self._guard = threading.Lock()
         self._mark = mark or draw_mark()
         self._opening = self.cut(build_prompt("", (), draw_mark, self._reserved, mark=self._mark)).opening
+        has_windows = any(window is not None for window in windows_of(model))
+        self._kept = 1.0 if has_windows else kept
         self._recipe = Recipe(
             "key/value memory",
             FORMAT,
@@ -126,6 +133,7 @@ class LanguageModelWriter:
                 "model": digest,
                 "numeric class": f"{_kind_of(self._shape.device)} {self._shape.dtype}",
                 "opening": hashlib.sha256(repr(list(self._opening)).encode()).hexdigest(),
+                "kept": "all" if self._kept == 1.0 else f"{self._kept} by attention matching",
             },
         )
 
@@ -245,10 +253,28 @@ class LanguageModelWriter:
                 memory = None
             if memory is None or memory.length != len(text.body):
                 behind = Passage((), self._opening, self._read_opening(self._opening))
-                memory = compress(*self._read(behind, self.ids(FIRST_NUMBER), text.body))
+                memory = self._remember(behind, self.ids(FIRST_NUMBER), text.body)
                 shelf.keep(self._recipe, passage, memory.to_bytes())
             found[passage] = memory
         return found
+
+    def _remember(self, behind: Passage, header: Sequence[int], body: Sequence[int]) -> PassageMemory:
+        """Return what is kept of a passage's text, read behind an opening and a header."""
+        kept = count_kept(len(body), self._kept)
+        if kept == len(body):
+            return compress(*self._read(behind, header, body))
+        with self._turn, _running():
+            return compact(
+                self._model,
+                self._shape,
+                self._rotary,
+                behind,
+                header,
+                body,
+                body,
+                method=match_attention,
+                kept=kept,
+            )
 
     def _lay_out(self, cut: Cut, shelf: Shelf | None) -> Placed:
         # Memories hold this reader's mark: behind another they are of no use.

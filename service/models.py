@@ -203,6 +203,7 @@ def load_reader(
         mark=None if keeping is None else keeping.mark,
         most_prompt_tokens=max(LEAST_PROMPT_TOKENS, shown * PASSAGE_TOKENS),
         routed=shown > READ_PASSAGES,
+        kept=settings.reader_kept,
     )
     if keeping is not None:
         keeping.made(writer.recipe)
