@@ -24,6 +24,7 @@ from reader.compaction.attention_matching import match_attention
 from reader.compaction.expected_attention import expect_attention
 from reader.compaction.method import Method, compact
 from reader.compaction.most_attended import keep_most_attended
+from reader.compaction.reconstruction import keep_for_reconstruction
 from reader.drafts import DraftSplitter
 from reader.language_model import (
     GUESSED_TOKENS,
@@ -51,6 +52,7 @@ METHODS: Mapping[str, Method] = {
     "attention matching": match_attention,
     "expected attention": expect_attention,
     "most attended": keep_most_attended,
+    "reconstruction": keep_for_reconstruction,
 }
 
 

@@ -32,6 +32,8 @@ from reader.attention.function import use_slots, windows_of
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment
 from reader.batching import PASS_TOKENS, Batch
+from reader.compaction.attention_matching import match_attention
+from reader.compaction.method import compact, count_kept
 from reader.draft import DraftModel
 from reader.guessing import GUESSED_TOKENS, Guess, either
 from reader.lookup import look_up
@@ -105,6 +107,7 @@ class LanguageModelWriter:
         most_prompt_tokens: int = 3072,
         most_new_tokens: int = 128,
         routed: bool = False,
+        kept: float = 1.0,
         most_readings: int = MOST_READINGS,
         most_waiting: int = MOST_WAITING,
         pass_tokens: int = PASS_TOKENS,
@@ -114,7 +117,10 @@ class LanguageModelWriter:
         kept of passages is of use to these alone. ``routed``: of long readings only those blocks are looked
         at that draw attention. ``draft`` guesses where the prompt has no words to look up;
         ``InvalidInputError`` when its tokens are not this model's.
+
+        Of a passage's tokens each head keeps a share ``kept``; all where layers have sliding windows.
         """
+        self._model = model
         self._tokenizer = tokenizer
         self._name = name
         context = int(model.config.max_position_embeddings)
@@ -134,6 +140,8 @@ class LanguageModelWriter:
         self._guard = threading.Lock()
         self._mark = mark or draw_mark()
         self._opening = self.cut(build_prompt("", (), draw_mark, self._reserved, mark=self._mark)).opening
+        has_windows = any(window is not None for window in windows_of(model))
+        self._kept = 1.0 if has_windows else kept
         self._recipe = Recipe(
             "key/value memory",
             FORMAT,
@@ -141,6 +149,7 @@ class LanguageModelWriter:
                 "model": digest,
                 "numeric class": f"{_kind_of(self._shape.device)} {self._shape.dtype}",
                 "opening": hashlib.sha256(repr(list(self._opening)).encode()).hexdigest(),
+                "kept": "all" if self._kept == 1.0 else f"{self._kept} by attention matching",
             },
         )
 
@@ -258,10 +267,29 @@ class LanguageModelWriter:
                 memory = None
             if memory is None or memory.length != len(text.body):
                 behind = Passage((), self._opening, self._read_opening(self._opening))
-                memory = compress(*self._read(behind, self.ids(FIRST_NUMBER), text.body))
+                memory = self._remember(behind, self.ids(FIRST_NUMBER), text.body)
                 shelf.keep(self._recipe, passage, memory.to_bytes())
             found[passage] = memory
         return found
+
+    def _remember(self, behind: Passage, header: Sequence[int], body: Sequence[int]) -> PassageMemory:
+        """Return what is kept of a passage's text, read behind an opening and a header."""
+        kept = count_kept(len(body), self._kept)
+        if kept == len(body):
+            return compress(*self._read(behind, header, body))
+        # Beside the passes that answers share: it takes several of its own.
+        with _running():
+            return compact(
+                self._model,
+                self._shape,
+                self._rotary,
+                behind,
+                header,
+                body,
+                body,
+                method=match_attention,
+                kept=kept,
+            )
 
     def _lay_out(self, cut: Cut, shelf: Shelf | None) -> Placed:
         # Memories hold this reader's mark: behind another they are of no use.

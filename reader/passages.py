@@ -28,8 +28,9 @@ FORMAT = 1
 class Memory(Protocol):
     """Keys and values that can be placed.
 
-    ``offsets`` are where kept tokens stood, (layers, kv_heads, kept), and ``bias`` what is added to their
-    logits: both ``None`` where all ``length`` tokens are kept.
+    ``offsets`` are where kept tokens stood, (layers, kv_heads, kept), ``None`` where all ``length`` tokens
+    are kept; ``bias`` is what is added to their logits, ``None`` for nothing. The ``first`` tokens are kept
+    by all heads, one after another and as they are: these can be read again.
     """
 
     @property
@@ -40,6 +41,8 @@ class Memory(Protocol):
     def offsets(self) -> torch.Tensor | None: ...
     @property
     def bias(self) -> torch.Tensor | None: ...
+    @property
+    def first(self) -> int: ...
 
     def restore(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values in float32, (layers, kv_heads, kept, dim); keys are not turned."""
@@ -59,9 +62,10 @@ class WholeMemory:
         return int(self.keys.shape[2])
 
     kept = length
+    first = length
 
     def restore(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.keys.clone(), self.values
+        return self.keys, self.values
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,8 @@ class PassageMemory:
 
     ``keys`` and ``values`` are uint8, (layers, kv_heads, kept, dim); ``key_low`` and ``key_step`` are
     float32, (layers, kv_heads, 1, dim), ``value_low`` and ``value_step`` (layers, kv_heads, kept, 1).
-    ``offsets`` are where kept tokens stood, (layers, kv_heads, kept), and ``bias`` what is added to their
-    logits: both ``None`` where all ``length`` tokens are kept.
+    ``offsets`` are where kept tokens stood, int32, (layers, kv_heads, kept), ``None`` where all ``length``
+    tokens are kept; ``bias`` is what is added to their logits, ``None`` for nothing.
     """
 
     length: int
@@ -89,11 +93,21 @@ class PassageMemory:
         """Return how many slots it takes."""
         return int(self.keys.shape[2])
 
+    @property
+    def first(self) -> int:
+        """Return how many first tokens all heads keep as they are."""
+        if self.offsets is None:
+            return self.length
+        stay = self.offsets == torch.arange(self.kept, device=self.keys.device)
+        if self.bias is not None:
+            stay &= self.bias == 0
+        return int(stay.all(0).all(0).int().cumprod(0).sum())
+
     def restore(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values in float32, (layers, kv_heads, kept, dim); keys are not turned."""
         return (
-            self.keys.float() * self.key_step + self.key_low,
-            self.values.float() * self.value_step + self.value_low,
+            self.keys.float().mul_(self.key_step).add_(self.key_low),
+            self.values.float().mul_(self.value_step).add_(self.value_low),
         )
 
     def to_bytes(self) -> bytes:
@@ -154,18 +168,14 @@ def compress(keys: torch.Tensor, values: torch.Tensor) -> PassageMemory:
 
 
 def place(memory: Memory, slots: Slots, places: torch.Tensor, rotary: Rotary, start: int) -> None:
-    """Put a memory into slots so that its first token stands at position ``start``."""
+    """Put a memory into slots, which follow one another, so that its first token stands at ``start``."""
     keys, values = memory.restore()
-    if memory.offsets is None:
-        positions = torch.arange(start, start + memory.length, device=slots.shape.device)
-        for layers in rotary.groups():
-            keys[layers] = rotary.turn(keys[layers], positions, layers[0])
-    else:
-        for layer in range(len(keys)):
-            for head in range(keys.shape[1]):
-                keys[layer, head] = rotary.turn(keys[layer, head], memory.offsets[layer, head] + start, layer)
-    slots.keys[:, :, places] = keys.to(slots.shape.dtype)
-    slots.values[:, :, places] = values.to(slots.shape.dtype)
+    stood = (
+        torch.arange(memory.length, device=slots.shape.device) if memory.offsets is None else memory.offsets
+    )
+    taken = slice(int(places[0]), int(places[-1]) + 1)
+    slots.keys[:, :, taken] = rotary.turn_all(keys, stood + start)
+    slots.values[:, :, taken] = values
     if memory.bias is not None:
         slots.set_bias(places, memory.bias)
 

@@ -2,7 +2,7 @@
 
 Every passage has a header of its own, always new: it says what passage this is, and read in its place it
 takes the attention that the passage's first tokens would draw when read alone (EPIC, Hu et al. 2024). The
-first tokens of a passage may be read again behind it.
+first tokens of a passage may be read again behind it, and others that are chosen (``reader.blending``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ TILE = 32
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Tokens that are read anew, tokens of the text, and what is remembered of the text."""
+    """Tokens that are read anew, tokens of the text, and what is remembered of the text.
+
+    ``again`` are offsets in the text of tokens that are read again, where all are remembered.
+    """
 
     header: Sequence[int]
     body: Sequence[int]
     memory: Memory | None
+    again: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ def lay_out(
 ) -> Placed:
     """Return a reading with every memory in its place; where there is none, its tokens are read.
 
-    ``again`` tokens of each passage are read again; ``spare`` slots are left for an answer.
+    ``again`` first tokens of each passage are read again, of a compacted one those that all heads kept;
+    ``spare`` slots are left for an answer.
     """
     sizes = [_size(one) for one in (prefix, *passages)]
     slots = Slots(shape, sum(-(-size // BLOCK) for size in sizes) + -(-(len(question) + spare) // BLOCK))
@@ -83,13 +88,14 @@ def lay_out(
             start = at
             held = slots.place(_spread(one.memory, start, shape.device), passage=number)
             place(one.memory, slots, held, rotary, start)
-            stands = number < 0 or one.memory.offsets is not None
-            first = 0 if stands else min(again, one.memory.length)
-            if first:
-                places.append(held[:first])
-                positions.append(torch.arange(start, start + first, device=shape.device))
-                tokens.extend(one.body[:first])
-                count += first
+            first = 0 if number < 0 else min(again, one.memory.first)
+            anew = sorted({*range(first), *one.again})
+            if anew:
+                chosen = torch.tensor(anew, device=shape.device)
+                places.append(held[chosen])
+                positions.append(chosen + start)
+                tokens.extend(one.body[offset] for offset in anew)
+                count += len(anew)
             at = start + one.memory.length
         runs.append(count)
         slots.close_block()
@@ -107,5 +113,5 @@ def _spread(memory: Memory, start: int, device: torch.device) -> torch.Tensor:
     """Return rising positions for a memory's slots, within its passage: who comes later sees them all."""
     if memory.offsets is None:
         return torch.arange(start, start + memory.length, device=device)
-    last = start + memory.length - 1
-    return torch.linspace(start, last, memory.kept, device=device).long()
+    rest = torch.linspace(memory.first, memory.length - 1, memory.kept - memory.first, device=device)
+    return start + torch.cat((torch.arange(memory.first, device=device), rest.long()))

@@ -216,6 +216,7 @@ def load_reader(
         most_waiting=settings.reader_waiting,
         pass_tokens=settings.reader_pass_tokens,
         draft=None if draft is None else DraftModel(*load(draft)[:2]),
+        kept=settings.reader_kept,
     )
     if keeping is not None:
         keeping.made(writer.recipe)

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     reader_large: str | None = Field(
         default=None, description="likewise; reads what the reader is not sure of; default: none does"
     )
+    reader_kept: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="the share of a passage's keys and values that a reader of this machine keeps; 1: all",
+    )
     reader_url: str | None = Field(
         default=None, description="where an OpenAI-compatible server listens, http://HOST:8000"
     )

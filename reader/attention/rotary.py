@@ -39,7 +39,10 @@ class Rotary:
             )
 
     def turn(self, keys: torch.Tensor, positions: torch.Tensor, layer: int) -> torch.Tensor:
-        """Return float32 keys, shape (..., tokens, dim), turned to ``positions``, shape (tokens,)."""
+        """Return float32 keys, shape (..., tokens, dim), turned to ``positions``.
+
+        These are (tokens,), or (..., tokens) where heads have kept tokens of their own.
+        """
         cos, sin = self._table(positions, layer)
         return _apply(keys.float(), cos, sin)
 
@@ -47,6 +50,18 @@ class Rotary:
         """Return keys as they were before they were turned to ``positions``."""
         cos, sin = self._table(positions, layer)
         return _apply(keys.float(), cos, -sin)
+
+    def turn_all(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return float32 keys of all layers, (layers, kv_heads, tokens, dim), turned as ``turn`` does."""
+        groups = self.groups()
+        if len(groups) == 1:
+            return self.turn(keys, positions, 0)
+        turned = torch.empty_like(keys)
+        for layers in groups:
+            turned[layers] = self.turn(
+                keys[layers], positions if positions.ndim == 1 else positions[layers], layers[0]
+            )
+        return turned
 
     def groups(self) -> list[list[int]]:
         """Return the layers that turn alike, group by group."""
@@ -61,6 +76,10 @@ class Rotary:
     def _table(self, positions: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         like = torch.zeros(1, dtype=torch.float32, device=positions.device)
         kind = self._types[layer]
+        if positions.ndim > 1:  # many times the same few, which are cheaper to look up than to make
+            first, last = int(positions.min()), int(positions.max())
+            cos, sin = self._table(torch.arange(first, last + 1, device=positions.device), layer)
+            return cos[positions - first], sin[positions - first]
         asked = positions[None]
         cos, sin = self._embed(like, asked) if kind is None else self._embed(like, asked, kind)
         # YaRN makes keys longer by this factor; that is done already, turning keeps lengths.
@@ -71,6 +90,11 @@ class Rotary:
 def _apply(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate the first dimensions in pairs (i, i + half); those beyond the table stay."""
     width = cos.shape[-1]
-    first, second = keys[..., : width // 2], keys[..., width // 2 : width]
-    turned = torch.cat((first, second), dim=-1) * cos + torch.cat((-second, first), dim=-1) * sin
-    return turned if width == keys.shape[-1] else torch.cat((turned, keys[..., width:]), dim=-1)
+    low, high = slice(0, width // 2), slice(width // 2, width)
+    first, second = keys[..., low], keys[..., high]
+    # Written where they belong: joining halves costs seven times as much.
+    turned = torch.empty_like(keys)
+    torch.mul(first, cos[..., low], out=turned[..., low]).addcmul_(second, sin[..., low], value=-1)
+    torch.mul(second, cos[..., high], out=turned[..., high]).addcmul_(first, sin[..., high])
+    turned[..., width:] = keys[..., width:]
+    return turned

@@ -1,58 +1,68 @@
-"""Keep the keys most attended to, and fit what they say to what all of them said.
+"""Keep the keys that any query attends to most, and fit what they say to what all of them said.
 
-Attention Matching (Zweiger et al. 2026, arXiv:2602.16284): keys by the root mean square of their attention
-under reference queries; a bias for each, so that the kept ones' weight is that of all; values by least
-squares, so that what is read from them is what was read.
+Attention Matching (Zweiger et al. 2026, arXiv:2602.16284): keys by their attention under reference queries;
+a bias for each, so that the kept ones' weight is that of all; values by least squares, so that what is read
+from them is what was read. Keys by the greatest attention, not its mean square as there: what one query alone
+looks up is what answers are made of. What is kept always is kept as it is, so that it can be read again.
+Fitted in float64: logits of trained models lie far apart.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from reader.attention.dense import Logits
-from reader.compaction.method import Kept, top
+from reader.compaction.method import EXEMPT, Asked, Kept, top
 
-_STEPS = 150
-_MOST_BIAS = 4.0
-_RIDGE = 1e-3
+_STEPS = 300
+_MOST_BIAS = 3.0
+"""A key stands for twenty at most, and is never put out: what is asked later is not what was asked here."""
+_HOLD_FACTORS, _HOLD_VALUES = 0.01, 0.1
+"""Ridges, of the mean square: where queries say little they hold factors near one, values near their own."""
 
 
-def match_attention(
-    keys: torch.Tensor, values: torch.Tensor, queries: torch.Tensor, how: Logits, kept: int
-) -> Kept:
+def match_attention(keys: torch.Tensor, values: torch.Tensor, asked: Asked, kept: int) -> Kept:
     """Choose keys, and fit biases and values (``reader.compaction.method.Method``)."""
-    logits = how.of(queries, keys)
-    weights = logits.softmax(-1)
-    chosen = top(weights.square().mean(1).sqrt(), kept)
-    own = logits.gather(2, chosen[:, None].expand(-1, logits.shape[1], -1))
-    bias = _fit_bias(own, logits)
-    share = (own + bias[:, None]).softmax(-1)
-    before = values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
+    logits, _ = asked.weigh(keys)
+    weights = logits.double().softmax(-1)
+    chosen = top(weights.amax(1), kept)
+    own = weights.gather(2, chosen[:, None].expand(-1, weights.shape[1], -1))
+    factors = torch.ones_like(own[:, 0])
+    factors[:, EXEMPT:] = _fit_factors(own[..., EXEMPT:], 1.0 - own[..., :EXEMPT].sum(-1))
+    said = own * factors[:, None]
+    said = said / said.sum(-1, keepdim=True)
+    meant = values.double()
+    before = meant.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
     # Least squares around the keys' own values: what no query looks at stays what it was.
-    wanted = weights @ values - share @ before
-    gram = share.transpose(1, 2) @ share
-    scale = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-12)
-    gram = gram + _RIDGE * scale * torch.eye(kept, device=keys.device)
-    moved = torch.linalg.solve(gram, share.transpose(1, 2) @ wanted)
-    return Kept(chosen, bias, before + moved)
+    wanted = weights @ meant - said @ before
+    free = said[..., EXEMPT:]
+    before[:, EXEMPT:] += torch.linalg.solve(_ridged(free, _HOLD_VALUES), free.transpose(1, 2) @ wanted)
+    return Kept(chosen, factors.log().float(), before.float())
 
 
-def _fit_bias(own: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Return biases, (kv_heads, kept), under which the kept keys weigh together what all keys do.
+def _fit_factors(parts: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """Return factors, (kv_heads, kept), under which parts, (kv_heads, queries, kept), sum to what is left.
 
-    They are logarithms of weights that are not negative, by projected gradient descent with momentum
-    (Beck & Teboulle 2009) on the squares of relative errors.
+    Least squares within bounds, held near one, by projected gradient descent with momentum (Beck & Teboulle
+    2009).
     """
-    shares = (own - logits.logsumexp(-1, keepdim=True)).exp()
-    gram = shares.transpose(1, 2) @ shares
-    # The greatest eigenvalue is at most the greatest row sum: a step of its inverse never overshoots.
-    step = 1.0 / gram.sum(2).amax(1, keepdim=True).clamp_min(1e-12)
-    aim = shares.sum(1)
-    weights = ahead = torch.ones_like(aim) / shares.sum(2).mean(1, keepdim=True).clamp_min(1e-12)
+    gram = _ridged(parts, _HOLD_FACTORS)
+    aim = (parts * left[..., None]).sum(1) + (gram - parts.transpose(1, 2) @ parts).sum(2)
+    step = 1.0 / torch.linalg.matrix_norm(gram, 2)[:, None]
+    factors = ahead = torch.ones_like(aim)
     pace = 1.0
     for _ in range(_STEPS):
-        before, weights = weights, (ahead - step * ((gram @ ahead[..., None])[..., 0] - aim)).clamp_min(0.0)
+        moved = ahead - step * ((gram @ ahead[..., None])[..., 0] - aim)
+        before, factors = factors, moved.clamp(math.exp(-_MOST_BIAS), math.exp(_MOST_BIAS))
         faster = (1.0 + (1.0 + 4.0 * pace * pace) ** 0.5) / 2.0
-        ahead = weights + (pace - 1.0) / faster * (weights - before)
+        ahead = factors + (pace - 1.0) / faster * (factors - before)
         pace = faster
-    return weights.clamp_min(1e-6).log().clamp(-_MOST_BIAS, _MOST_BIAS)
+    return factors
+
+
+def _ridged(rows: torch.Tensor, share: float) -> torch.Tensor:
+    """Return the products of columns, (kv_heads, kept, kept), with a ridge on the diagonal."""
+    gram = rows.transpose(1, 2) @ rows
+    ridge = share * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-300)
+    return gram + ridge[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)

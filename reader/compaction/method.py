@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 
 from memory.errors import InvalidInputError
-from reader.attention.dense import Logits
+from reader.attention.dense import Logits, visible
 from reader.attention.function import run, windows_of
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment, Shape
-from reader.passages import PassageMemory, compress
-from reader.placing import Passage, lay_out
+from reader.passages import PassageMemory, compress, take_out
+from reader.placing import Passage, Placed, lay_out
 
 EXEMPT = 16
 """So many first tokens are always kept."""
@@ -37,17 +37,42 @@ class Kept:
     values: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One layer's queries behind a passage, turned to where they stand: (kv_heads, groups, queries, dim).
+
+    ``elsewhere`` is the logarithm of the weight that each gives to all it sees but the passage, (kv_heads,
+    groups, queries); ``how`` makes logits.
+    """
+
+    queries: torch.Tensor
+    elsewhere: torch.Tensor
+    how: Logits
+
+    def weigh(self, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits of the passage's keys, and the share of the attention that falls on all of them.
+
+        Shapes are (kv_heads, groups x queries, keys) and (kv_heads, groups x queries). A query that looks
+        past the passage says little about it: its share is small.
+        """
+        logits = self.how.of(self.queries, keys[:, None])
+        share = torch.sigmoid(logits.logsumexp(-1) - self.elsewhere)
+        return logits.flatten(1, 2), share.flatten(1, 2)
+
+
 class Method(Protocol):
     """Chooses among one layer's keys."""
 
-    def __call__(
-        self, keys: torch.Tensor, values: torch.Tensor, queries: torch.Tensor, how: Logits, kept: int
-    ) -> Kept:
-        """Keep ``kept`` of the keys, (kv_heads, tokens, dim), for queries such as ``queries``.
+    def __call__(self, keys: torch.Tensor, values: torch.Tensor, asked: Asked, kept: int) -> Kept:
+        """Keep ``kept`` of the keys, (kv_heads, tokens, dim), for queries such as those of ``asked``.
 
-        These are (kv_heads, queries, dim), of all heads of a group; queries and keys are turned to where they
-        stand.
+        Keys are turned to where they stand, as queries are.
         """
+
+
+def count_kept(tokens: int, share: float) -> int:
+    """Return how many of a passage's tokens each head keeps: a share, and more than those kept always."""
+    return min(tokens, max(EXEMPT + 1, round(share * tokens)))
 
 
 def compact(
@@ -64,35 +89,44 @@ def compact(
 ) -> PassageMemory:
     """Return what is kept of a passage with ``kept`` of its tokens in each head.
 
-    It is read behind ``opening`` and ``header``, and ``asking`` behind it: its queries, and those of the
-    passage's second half, say what is looked for. Raises ``InvalidInputError`` for a model with sliding
-    windows.
+    It is read behind ``opening`` and ``header``, and ``asking`` behind it, whose queries say what is looked
+    for: the text once more, mostly (KVzip, Kim et al. 2025). Queries of the passage itself are not asked:
+    most of its keys stand behind them, where no later query finds any. Raises ``InvalidInputError`` for a
+    model with sliding windows.
     """
     if any(window is not None for window in windows_of(model)):
         raise InvalidInputError("a model with sliding windows sees too little of a memory to compact it")
     if kept >= len(tokens):
         raise ValueError(f"{kept} of {len(tokens)} tokens are no fewer")
     placed = lay_out(shape, rotary, opening, [], [*header, *tokens, *asking])
-    slots, listener = placed.slots, Listener()
+    listener = Listener()
     run(model, placed.tokens, [placed.segment], keep=1, router=listener)
     end = len(placed.tokens) - len(asking)
     own = placed.segment.places[end - len(tokens) : end]
-    positions = slots.positions[own]
-    keys, values, offsets, biases = [], [], [], []
+    whole_keys, whole_values = take_out(placed.slots, rotary, own)
+    keys, values, chosen, biases = [], [], [], []
     for layer, (queries, how) in sorted(listener.heard.items()):
-        asked = queries[:, :, end - len(tokens) // 2 :].flatten(1, 2).float()
-        here, meant = slots.keys[layer][:, own].float(), slots.values[layer][:, own].float()
-        found = method(here, meant, asked, how, kept)
+        here, meant = placed.slots.keys[layer][:, own].float(), whole_values[layer]
+        found = method(here, meant, _ask(placed, layer, queries[:, :, end:].float(), own, how), kept)
         spread = found.chosen[..., None].expand(-1, -1, here.shape[-1])
-        before = rotary.turn_back(here, positions, layer)
-        keys.append(before.gather(1, spread))
+        keys.append(whole_keys[layer].gather(1, spread))
         values.append(meant.gather(1, spread) if found.values is None else found.values)
-        offsets.append(found.chosen)
-        biases.append(
-            torch.zeros_like(found.chosen, dtype=torch.float32) if found.bias is None else found.bias
-        )
+        chosen.append(found.chosen)
+        if found.bias is not None:
+            biases.append(found.bias)
     made = compress(torch.stack(keys), torch.stack(values))
-    return replace(made, length=len(tokens), offsets=torch.stack(offsets), bias=torch.stack(biases))
+    offsets, bias = torch.stack(chosen).int(), torch.stack(biases) if biases else None
+    return replace(made, length=len(tokens), offsets=offsets, bias=bias)
+
+
+def _ask(placed: Placed, layer: int, queries: torch.Tensor, own: torch.Tensor, how: Logits) -> Asked:
+    """Return the last queries of a reading with what they give to all slots but ``own``."""
+    positions = placed.slots.positions.clone()
+    positions[own] = -1
+    stood = placed.segment.positions[-queries.shape[2] :]
+    logits = how.of(queries, placed.slots.keys[layer][:, None].float())
+    elsewhere = logits.masked_fill(~visible(stood, positions, None), -torch.inf).logsumexp(-1)
+    return Asked(queries, elsewhere, how)
 
 
 class Listener:

@@ -13,31 +13,38 @@ from reader.attention.function import run, use_slots
 from reader.attention.rotary import Rotary
 from reader.compaction.attention_matching import match_attention
 from reader.compaction.expected_attention import expect_attention
-from reader.compaction.method import EXEMPT, compact
+from reader.compaction.method import EXEMPT, Asked, compact, count_kept
 from reader.compaction.most_attended import keep_most_attended
+from reader.compaction.reconstruction import keep_for_reconstruction
 from reader.passages import compress, from_bytes, read_alone
 from reader.placing import Passage, lay_out
 from tests.reader.families import build
 from tests.reader.test_attention import PREFIX, QUESTION, draw
 
-METHODS = (match_attention, expect_attention, keep_most_attended)
+METHODS = (match_attention, expect_attention, keep_most_attended, keep_for_reconstruction)
 BODY = draw(150, 20)
 HOW = Logits(0.25)
 
 
 def drawn(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return random keys and values, (2, 90, 16), and queries that ask for a few things, (2, 200, 16)."""
+    """Return random keys and values, (2, 90, 16), and queries that ask for a few things, (2, 1, 200, 16)."""
     made = torch.Generator().manual_seed(seed)
     keys, values = (torch.randn(2, 90, 16, generator=made) * 2 for _ in range(2))
-    directions = torch.randn(2, 5, 16, generator=made)
-    queries = torch.randn(2, 200, 5, generator=made) @ directions
+    directions = torch.randn(2, 1, 5, 16, generator=made)
+    queries = torch.randn(2, 1, 200, 5, generator=made) @ directions
     return keys, values, queries
+
+
+def asked(queries: torch.Tensor) -> Asked:
+    """Return queries that look at little else."""
+    return Asked(queries, torch.zeros(queries.shape[:3]), HOW)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_tokens_and_as_many_as_asked_are_kept(method: Any) -> None:
     """Ascending, each once, the first sixteen among them."""
-    kept = method(*drawn(0), HOW, 40)
+    keys, values, queries = drawn(0)
+    kept = method(keys, values, asked(queries), 40)
 
     assert kept.chosen.shape == (2, 40)
     assert (kept.chosen[:, 1:] > kept.chosen[:, :-1]).all()
@@ -47,8 +54,8 @@ def test_the_first_tokens_and_as_many_as_asked_are_kept(method: Any) -> None:
 def test_matching_reads_what_all_keys_say() -> None:
     """Bias and values bring what is read nearer than kept keys alone, for queries of no fitting, too."""
     keys, values, queries = drawn(1)
-    fitted, held_back = queries[:, :150], queries[:, 150:]
-    kept = match_attention(keys, values, fitted, HOW, 25)
+    fitted, held_back = queries[:, :, :150], queries[:, 0, 150:]
+    kept = match_attention(keys, values, asked(fitted), 45)
     spread = kept.chosen[..., None].expand(-1, -1, 16)
     own = keys.gather(1, spread)
     assert kept.bias is not None and kept.values is not None
@@ -57,20 +64,21 @@ def test_matching_reads_what_all_keys_say() -> None:
     matched = (HOW.of(held_back, own) + kept.bias[:, None]).softmax(-1) @ kept.values
     alone = HOW.of(held_back, own).softmax(-1) @ values.gather(1, spread)
 
-    assert (matched - wanted).square().mean() < 0.7 * (alone - wanted).square().mean()
+    assert (matched - wanted).square().mean() < 0.85 * (alone - wanted).square().mean()
 
 
 def test_biases_make_up_for_the_weight_of_what_is_left_out() -> None:
     """With them the kept keys weigh what all do, within a few hundredths on the average."""
     keys, values, queries = drawn(2)
-    kept = match_attention(keys, values, queries, HOW, 45)
+    kept = match_attention(keys, values, asked(queries), 45)
     assert kept.bias is not None
+    queries = queries[:, 0]
     own = HOW.of(queries, keys.gather(1, kept.chosen[..., None].expand(-1, -1, 16)))
     total = HOW.of(queries, keys).logsumexp(-1)
 
     with_bias = ((own + kept.bias[:, None]).logsumexp(-1) - total).abs().mean()
 
-    assert with_bias < 0.4 * (own.logsumexp(-1) - total).abs().mean()
+    assert with_bias < 0.6 * (own.logsumexp(-1) - total).abs().mean()
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-yarn", "qwen2", "qwen3"])
@@ -140,3 +148,41 @@ def test_keeping_everything_is_no_compaction() -> None:
             method=match_attention,
             kept=len(BODY),
         )
+
+
+def test_more_than_what_is_kept_always_is_kept() -> None:
+    """A share of a short passage is still more than its first tokens, and never more than all."""
+    assert [count_kept(tokens, 0.5) for tokens in (8, 17, 20, 100)] == [8, 17, 17, 50]
+    assert count_kept(100, 1.0) == 100
+
+
+def test_each_head_turns_its_own_keys() -> None:
+    """Where heads kept different tokens, each key is turned to where its token stands; the first read again."""
+    model = build("llama")
+    shape, rotary = use_slots(model), Rotary(model)
+    memory = compact(
+        model,
+        shape,
+        rotary,
+        Passage((), PREFIX, None),
+        [],
+        BODY,
+        BODY,
+        method=keep_for_reconstruction,
+        kept=40,
+    )
+    assert memory.offsets is not None and memory.first >= EXEMPT
+
+    placed = lay_out(shape, rotary, Passage((), PREFIX, None), [Passage([], BODY, memory)], [], again=64)
+    held = slice(64, 64 + 40)
+    keys, _ = memory.restore()
+    for layer in range(len(keys)):
+        for head in range(keys.shape[1]):
+            at = memory.offsets[layer, head] + len(PREFIX)
+            turned = rotary.turn(keys[layer, head], at, layer)
+            assert torch.allclose(placed.slots.keys[layer, head, held], turned, atol=1e-6)
+    again = placed.tokens[len(PREFIX) :]
+    assert again == BODY[: memory.first]
+    assert placed.segment.positions[len(PREFIX) :].tolist() == [
+        len(PREFIX) + place for place in range(memory.first)
+    ]

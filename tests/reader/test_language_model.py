@@ -18,6 +18,7 @@ from reader import checked
 from reader.checked import CheckedReader
 from reader.language_model import READ_AGAIN, Cut, LanguageModelWriter, best_dtype, load_language_model
 from reader.writing import Spent
+from tests.reader.families import build
 from tests.reader.tiny import END_ID, START_ID, ToldModel, tiny_model, tiny_tokenizer
 
 EVIDENCE = [
@@ -341,6 +342,31 @@ def test_other_weights_have_other_memories():
     said(remembering(seed=1, digest="b"), WHOLE, shelf)
 
     assert len(shelf.payloads) == 2 * len(WHOLE)
+
+
+def test_a_share_of_each_passage_is_kept():
+    """It takes less room, has memories of its own, and answers as well from the shelf as before it lay there."""
+    whole, shelf = DictShelf(), DictShelf()
+    said(remembering(), WHOLE, whole)
+    half = {"mark": "m4rk", "kept": 0.5}
+
+    first = said(remembering(**half), WHOLE, shelf)
+    second = said(remembering(**half), WHOLE, shelf)
+
+    assert second == first
+    assert {recipe for recipe, _ in shelf.payloads}.isdisjoint(recipe for recipe, _ in whole.payloads)
+    lengths = {passage: len(payload) for (_, passage), payload in whole.payloads.items()}
+    assert all(len(payload) < lengths[passage] for (_, passage), payload in shelf.payloads.items())
+
+
+def test_models_with_windows_keep_all():
+    """A layer that sees a window of a passage cannot choose among all of it: its memories are whole."""
+    model = build("mistral")
+    options = {"name": "t", "mark": "m4rk"}
+
+    kept = LanguageModelWriter(model, tiny_tokenizer(), **options, kept=0.5).recipe
+
+    assert kept == LanguageModelWriter(model, tiny_tokenizer(), **options).recipe
 
 
 def test_a_model_that_cannot_run_is_unavailable():
