@@ -26,7 +26,7 @@ from reader.attention.function import run, use_slots
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment
 from reader.batching import Batch
-from reader.language_model import load_language_model
+from reader.loading import load_language_model
 from reader.placing import Passage, Placed, lay_out
 from service.models import find_weights
 from service.settings import Settings

@@ -24,7 +24,8 @@ from memory.ports import Encoder, Reader
 from memory.values import Evidence, Reading
 from reader.checked import CheckedReader
 from reader.extractive import ExtractiveReader
-from reader.language_model import LanguageModelWriter, load_language_model
+from reader.language_model import LanguageModelWriter
+from reader.loading import load_language_model
 
 
 def open_reader(options: argparse.Namespace) -> Reader:

@@ -26,15 +26,8 @@ from reader.compaction.method import Method, compact
 from reader.compaction.most_attended import keep_most_attended
 from reader.compaction.reconstruction import keep_for_reconstruction
 from reader.drafts import DraftSplitter
-from reader.language_model import (
-    GUESSED_TOKENS,
-    READ_AGAIN,
-    Cut,
-    LanguageModelWriter,
-    Text,
-    end_tokens,
-    load_language_model,
-)
+from reader.language_model import GUESSED_TOKENS, READ_AGAIN, Cut, LanguageModelWriter, Text, end_tokens
+from reader.loading import load_language_model
 from reader.passages import Memory, WholeMemory, compress, read_alone, take_out
 from reader.placing import Passage, Placed, lay_out
 from reader.prompt import FIRST_NUMBER, Prompt, before_fence, build_prompt

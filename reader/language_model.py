@@ -7,22 +7,15 @@ readings (``reader.batching``), and guesses ahead (``reader.guessing``).
 from __future__ import annotations
 
 import hashlib
-import shutil
-import struct
-import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from memory.errors import CorruptionError, UnavailableError
 from memory.ledger import Recipe
@@ -373,66 +366,6 @@ def _kind_of(device: torch.device) -> str:
 
 def _likeliest(logits: torch.Tensor) -> list[int]:
     return [int(token) for token in logits.argmax(dim=-1)]
-
-
-def load_language_model(path: Path, *, digest: str, converted: Path) -> tuple[Any, Any]:
-    """Return (model, tokenizer) from a Hugging Face folder or a GGUF file, in the faster precision here.
-
-    A GGUF file is dequantized once: the result is kept in ``converted`` under ``digest`` (the file's
-    sha256) and the precision, and later loads take it from there. Raises ``CorruptionError`` when the
-    files are not a model that transformers can read.
-    """
-    dtype = best_dtype()
-    try:
-        folder = path if path.is_dir() else _converted_folder(path, digest, converted, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, LookupError, struct.error) as error:
-        raise CorruptionError(f"{path.name} cannot be loaded as a language model: {error}") from error
-    return model.eval(), tokenizer
-
-
-def best_dtype() -> torch.dtype:
-    """Return bfloat16 where the CPU multiplies it natively, else float32.
-
-    On an AMX core a 0.5B model read 550 prompt tokens a second in bfloat16 against 144, and wrote 5.7
-    against 4.8.
-    """
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
-
-
-def _converted_folder(path: Path, digest: str, converted: Path, dtype: torch.dtype) -> Path:
-    """Return the folder that holds the file's weights as safetensors; make it when it is not there.
-
-    Written beside its place and renamed, so a folder that is there is whole.
-    """
-    folder = converted / f"{digest}-{str(dtype).removeprefix('torch.')}"
-    if folder.is_dir():
-        return folder
-    converted.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    with torch.device("meta"):  # only for the names: the weights come from the file
-        skeleton = AutoModelForCausalLM.from_config(config)
-    weights = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=skeleton, torch_dtype=dtype)[
-        "tensors"
-    ]
-    building = Path(tempfile.mkdtemp(dir=converted, prefix="building-"))
-    try:
-        config.dtype = dtype
-        config.save_pretrained(building)
-        tokenizer.save_pretrained(building)
-        save_file(weights, str(building / "model.safetensors"), metadata={"format": "pt"})
-        try:
-            building.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            # another process was first; its folder is as good
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -193,7 +193,8 @@ def load_reader(
         )
     # Deferred: language models take seconds to import, and the extractive reader answers now.
     from reader.draft import DraftModel
-    from reader.language_model import LanguageModelWriter, load_language_model
+    from reader.language_model import LanguageModelWriter
+    from reader.loading import load_language_model
 
     def load(name: str) -> tuple[Any, Any, str]:
         path, digest = find_weights(store.get(name))

@@ -8,7 +8,7 @@ import torch
 
 from memory.errors import CorruptionError
 from reader import language_model
-from reader.language_model import best_dtype, load_language_model
+from reader.loading import best_dtype, load_language_model
 from tests.reader.tiny import END_ID, TEMPLATE, tiny_model, tiny_tokenizer
 
 NAMES = {

@@ -16,7 +16,8 @@ from memory.ledger import Recipe
 from memory.values import Evidence, PassageId, Reading
 from reader import checked
 from reader.checked import CheckedReader
-from reader.language_model import READ_AGAIN, Cut, LanguageModelWriter, best_dtype, load_language_model
+from reader.language_model import READ_AGAIN, Cut, LanguageModelWriter
+from reader.loading import best_dtype, load_language_model
 from reader.writing import Spent
 from tests.reader.families import build
 from tests.reader.tiny import END_ID, START_ID, ToldModel, tiny_model, tiny_tokenizer
@@ -57,6 +58,18 @@ def test_decoding_equals_generate(kind, seed):
     )
     theirs = whole[0, len(ids) :].tolist()
     assert ours == [token for token in theirs if token != END_ID]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_writes_what_a_cpu_writes():
+    """Memories are made, kept and placed on the device that the model is on."""
+    told = []
+    for device in ("cpu", "cuda"):
+        shelf, model = DictShelf(), tiny_model().to(device)
+        writer = LanguageModelWriter(model, tiny_tokenizer(), name="t", most_new_tokens=40, mark="m4rk")
+        told += [said(CheckedReader(writer), WHOLE, shelf) for _ in range(2)]
+    assert all(one == told[0] for one in told)
 
 
 def test_words_of_the_prompt_take_fewer_steps_than_tokens():
