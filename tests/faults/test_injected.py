@@ -41,7 +41,7 @@ ELSEWHERE = {
     "service/backup.py": "a file apart, written beside, synced and renamed: what breaks off leaves no backup",
     "embedding/wheels.py": "the cache of models holds no memories, and has tests of its own",
     "embedding/models.py": "the cache of models holds no memories, and has tests of its own",
-    "reader/language_model.py": "the cache of models holds no memories, and has tests of its own",
+    "reader/loading.py": "the cache of models holds no memories, and has tests of its own",
     "workers/broker.py": "the folder of a socket, beside the data folder",
     "service/generation.py _append": "LexicalIndex.commit has the point",
     "service/loading.py add_words": "LexicalIndex.commit has the point",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memory.errors import CorruptionError
-from reader import language_model
+from reader import loading
 from reader.loading import best_dtype, load_language_model
 from tests.reader.tiny import END_ID, TEMPLATE, tiny_model, tiny_tokenizer
 
@@ -78,7 +78,7 @@ def test_the_copy_has_the_files_weights(tmp_path):
 def test_the_second_load_takes_the_copy(tmp_path, monkeypatch):
     write_gguf(tmp_path / "tiny.gguf", tiny_model())
     load_language_model(tmp_path / "tiny.gguf", digest="d1", converted=tmp_path / "converted")
-    monkeypatch.setattr(language_model, "load_gguf_checkpoint", None)
+    monkeypatch.setattr(loading, "load_gguf_checkpoint", None)
 
     load_language_model(tmp_path / "tiny.gguf", digest="d1", converted=tmp_path / "converted")
 
@@ -98,7 +98,7 @@ def test_a_broken_conversion_leaves_nothing(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     write_gguf(tmp_path / "tiny.gguf", tiny_model())
-    monkeypatch.setattr(language_model, "save_file", full_disk)
+    monkeypatch.setattr(loading, "save_file", full_disk)
 
     with pytest.raises(CorruptionError):
         load_language_model(tmp_path / "tiny.gguf", digest="d1", converted=tmp_path / "converted")
