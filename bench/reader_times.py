@@ -26,6 +26,8 @@ from reader.routing import Anchors, Router
 RUNS = 3
 LONG = 4_000
 """Longer prompts are read at once only one time."""
+LONGER = 9_000
+"""Longer ones are also placed and read only one time."""
 MIB = 1 << 20
 
 
@@ -128,7 +130,8 @@ def _read_remembered(
         routers.append(None if share is None else route(anchors, share))
         int(bench.read(placed, routers[-1]).first.argmax())
 
-    figures = _time(place_and_read, RUNS) | {"tokens_read": read}
+    runs = 1 if len(cut.tokens()) > LONGER else RUNS
+    figures = _time(place_and_read, runs) | {"tokens_read": read}
     router = routers[-1]
     if router is not None:
         figures["blocks_looked_at"] = (
