@@ -17,7 +17,7 @@ def engine(
 ) -> None:
     """Hold the models and serve them to other processes of this installation, until stopped."""
     from api.cli_models import fetch
-    from api.engine import create_engine
+    from api.engine import Gates, create_engine
     from api.server import server_of
     from embedding.models import ModelStore
     from service.models import build_engine, load_engine_key
@@ -42,7 +42,8 @@ def engine(
     configure_logs(settings.log_level)
     fetch(ModelStore(settings.models_cache), settings.embedder)
     encoder, reader, loader = build_engine(settings)
-    app = create_engine(encoder, reader, loader, key=key, max_body_bytes=settings.max_body_bytes)
+    gates = Gates(settings.reader_places + settings.reader_waiting + 1)
+    app = create_engine(encoder, reader, loader, key=key, gates=gates, max_body_bytes=settings.max_body_bytes)
     shown_host = f"[{host}]" if ":" in host else host
     shown_port = listening.getsockname()[1]
     errors().print(

@@ -84,11 +84,13 @@ _EMBEDDINGS = TypeAdapter(EmbeddingsRequest)
 class Gates:
     """One for each kind of work, so that a bulk load holds up neither a query nor a reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, readings: int = 33) -> None:
+        """``readings`` go on at once: as many as a language model has places and a queue for, and one more,
+        so that it is the model that refuses, fairly.
+        """
         self.queries = Gate("queries", running=8, waiting=128)
         self.passages = Gate("passages", running=2, waiting=32)
-        # A language model has a gate of its own behind this one, fair between tenants.
-        self.readings = Gate("readings", running=24, waiting=32)
+        self.readings = Gate("readings", running=readings, waiting=32)
 
 
 def create_engine(
@@ -104,10 +106,13 @@ def create_engine(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # So many threads that readings, which hold theirs for long, leave room for all else.
+        anyio.to_thread.current_default_thread_limiter().total_tokens += used.readings.running
         if loader is not None:
             loader.start()
         yield
 
+    used = gates or Gates()
     app = FastAPI(
         telemetry=NO_TELEMETRY,
         title="Lethe's engine",
@@ -123,7 +128,7 @@ def create_engine(
     app.state.reader = reader
     app.state.loader = loader
     app.state.key = key
-    app.state.gates = gates or Gates()
+    app.state.gates = used
     app.state.max_body_bytes = max_body_bytes
     problems.install(app)
     app.include_router(_open)

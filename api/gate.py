@@ -25,6 +25,7 @@ class Gate:
 
     def __init__(self, work: str, *, running: int, waiting: int) -> None:
         self._work = work
+        self.running = running
         self._waiting = waiting
         self._limiter = CapacityLimiter(running)
 

@@ -49,7 +49,7 @@ class _Step:
     tile: int = 0
     is_running: bool = False
     logits: torch.Tensor | None = None
-    error: UnavailableError | None = None
+    error: Exception | None = None
 
     @property
     def is_over(self) -> bool:
@@ -196,17 +196,19 @@ class Batch:
 
     def _run(self, chunks: Sequence[_Chunk]) -> None:
         """Run a pass; one that fails is run again step by step, so that only what cannot run at all fails."""
-        failed = ""
+        failed: Exception | None = None
         try:
             kept = self._run_together(chunks)
         except (RuntimeError, MemoryError) as error:  # torch says "out of memory" with either
-            failed = type(error).__name__
+            failed = UnavailableError(f"the language model cannot run: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001 - raised by the step whose fault it is
+            failed = error.with_traceback(None)
         # Beyond the handler, since the error holds on to what the pass had in memory.
         if failed and len(chunks) > 1:
             for chunk in chunks:
                 self._run([chunk])
         elif failed:
-            chunks[0].step.error = UnavailableError(f"the language model cannot run: {failed}")
+            chunks[0].step.error = failed
         else:
             for chunk, logits in zip(chunks, kept, strict=True):
                 chunk.step.tile = chunk.stop

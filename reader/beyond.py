@@ -8,7 +8,7 @@ believed of a passage counts beside. Only what is chosen is loaded whole. Nothin
 are kept.
 
 The layer has to be measured: in the 0.5B model two of those in the midst find what tells the answer, and
-their neighbours find nothing (docs/reader.md).
+their neighbours find nothing (docs/decisions/0011).
 """
 
 from __future__ import annotations

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 import torch
 
-from memory.errors import InvalidInputError
+from memory.errors import InvalidInputError, UnavailableError
 from reader.attention.function import use_slots
 from reader.attention.slots import BLOCK, Segment, Slots, cut_tiles
 from reader.batching import Batch
 from reader.guessing import GUESSED_TOKENS, Guess
 from reader.placing import TILE
+
+_log = structlog.get_logger(__name__)
 
 
 class DraftModel:
@@ -46,11 +49,23 @@ class _Draft:
         self._most_new_tokens = most_new_tokens
         self._slots: Slots | None = None
         self._read: list[int] = []
+        self._failed = False
 
     def __call__(self, history: Sequence[int]) -> list[int]:
-        """Return what the model would write next; nothing where that is more than it can read."""
-        if len(history) + GUESSED_TOKENS > self._model.most_tokens:
+        """Return what the model would write next; nothing where that is more than it can read.
+
+        Nothing any more once it could not run: the reader goes on without.
+        """
+        if self._failed or len(history) + GUESSED_TOKENS > self._model.most_tokens:
             return []
+        try:
+            return self._guess(history)
+        except (UnavailableError, RuntimeError, MemoryError) as error:
+            _log.warning("draft model stopped guessing", error=type(error).__name__)
+            self._failed, self._slots = True, None
+            return []
+
+    def _guess(self, history: Sequence[int]) -> list[int]:
         if self._slots is None:
             size = len(history) + self._most_new_tokens + GUESSED_TOKENS
             self._slots = Slots(self._model.shape, -(-size // BLOCK))

@@ -6,6 +6,7 @@ readings (``reader.batching``), and guesses ahead (``reader.guessing``).
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import threading
 import time
@@ -52,6 +53,9 @@ the answer's tokens were .37 nats from those of reading all at once without, .36
 24, .27 with 32, .22 with 48; the right answer's tokens cost 1.14 nats read at once, 1.24 with 16 and 1.22
 with 48. Each 16 cost as many tokens of a paragraph's 190.
 """
+
+_SAME_DAY = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+"""What templates that tell the date tell: with another each day, what is remembered would last a day."""
 
 _OPENINGS = 4
 """So many beginnings of prompts are kept: this process's own, that of memories, and a spare or two."""
@@ -131,6 +135,7 @@ class LanguageModelWriter:
         self._rotary = Rotary(model)
         self._openings: OrderedDict[tuple[int, ...], WholeMemory] = OrderedDict()
         self._guard = threading.Lock()
+        self._compacting = threading.Lock()
         self._mark = mark or draw_mark()
         self._opening = self.cut(build_prompt("", (), draw_mark, self._reserved, mark=self._mark)).opening
         has_windows = any(window is not None for window in windows_of(model))
@@ -206,7 +211,9 @@ class LanguageModelWriter:
         if self._tokenizer.chat_template is None:
             whole = "\n\n".join(message["content"] for message in messages) + "\n\n"
         else:
-            whole = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            whole = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, strftime_now=_SAME_DAY.strftime
+            )
         before, _, after = whole.rpartition(stand_in)
         return before, after
 
@@ -270,8 +277,8 @@ class LanguageModelWriter:
         kept = count_kept(len(body), self._kept)
         if kept == len(body):
             return compress(*self._read(behind, header, body))
-        # Beside the passes that answers share: it takes several of its own.
-        with _running():
+        # Beside the passes that answers share: it takes several of its own, and much memory.
+        with self._compacting, _running():
             return compact(
                 self._model,
                 self._shape,

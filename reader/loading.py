@@ -20,6 +20,9 @@ from memory.errors import CorruptionError
 _TRIALS = 20
 """The fastest of so many counts: others are at work, too."""
 
+_SLOWER = 1.25
+"""bfloat16 takes half the memory: only where it is clearly slower it is not taken."""
+
 
 def load_language_model(path: Path, *, digest: str, converted: Path) -> tuple[Any, Any]:
     """Return (model, tokenizer) from a Hugging Face folder or a GGUF file, in the faster precision here.
@@ -55,7 +58,8 @@ def best_dtype() -> torch.dtype:
         return torch.bfloat16
     if not able.get("avx512_bf16"):
         return torch.float32
-    return min((torch.float32, torch.bfloat16), key=_multiply_seconds)
+    is_slow = _multiply_seconds(torch.bfloat16) > _SLOWER * _multiply_seconds(torch.float32)
+    return torch.float32 if is_slow else torch.bfloat16
 
 
 def _multiply_seconds(dtype: torch.dtype) -> float:

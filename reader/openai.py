@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from memory.asking import check_there
 from memory.errors import UnavailableError
 from memory.ports import Engine, Shelf
 from reader.prompt import Message, Prompt
@@ -141,6 +142,7 @@ class OpenAIWriter:
         started = time.perf_counter()
         with closing(self._engine.iter_lines(CHAT_ROUTE, self._body(prompt))) as lines:
             for line in lines:
+                check_there()
                 chunk = _parse(line)
                 if chunk is None:
                     continue

@@ -9,6 +9,7 @@ before: they show a small model the form of an answer better than any instructio
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ def build_prompt(
     heads = [neutralise(_head(piece), reserved) for piece in evidence]
     question = neutralise(question, reserved).strip()
     mark = mark or draw_mark()
-    while any(mark in text for text in (question, *heads, *texts)):
+    bare = [_bare(text) for text in (question, *heads, *texts)]
+    while any(_bare(mark) in text for text in bare):
         mark = draw_mark()
     messages = [Message("system", _INSTRUCTIONS.format(mark=mark))]
     shown = "".join(_show(_fence(mark, n, _head(one), one.text, None)) for n, one in enumerate(_EXAMPLE, 1))
@@ -125,17 +127,25 @@ def neutralise(text: str, reserved: Sequence[str]) -> str:
 
 
 def before_fence(text: str, mark: str) -> str:
-    """Return what a model wrote before it began to copy a fence, or may have begun to."""
+    """Return what a model wrote before it began to copy a passage, its number first, or may have begun to."""
     found = text.find(mark)
     if found >= 0:
         text = text[:found]
     opened = text.rfind("<", max(0, len(text) - len("</passage-") - (0 if found >= 0 else len(mark))))
-    return text if opened < 0 else text[:opened]
+    return _NUMBER.sub("\n", text if opened < 0 else text[:opened])
+
+
+_NUMBER = re.compile(r"\n\[(\d+\]?\s*)?$")
 
 
 def _fence(mark: str, number: int, head: str, text: str, of: PassageId | None) -> Fenced:
     before = FIRST_NUMBER if number == 1 else f"\n[{number}]\n"
     return Fenced(before, f"<passage-{mark}{head}>\n{text}\n</passage-{mark}>", of)
+
+
+def _bare(text: str) -> str:
+    """Return letters and digits alone, in one case: a mark is seen through dashes, too."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def _show(passage: Fenced) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from memory.asking import whose
+from memory.asking import check_there, whose
 from memory.errors import CorruptionError, UnavailableError
 from memory.ports import Engine, Shelf
 from memory.values import Claim, Evidence, Reading
@@ -42,6 +42,7 @@ class RemoteReader:
         body = request_to_json(ReadRequest(question, tuple(evidence), explain, whose()))
         with closing(self._engine.iter_lines(READ_ROUTE, body)) as lines:
             for line in lines:
+                check_there()
                 match _parse(line):
                     case ClaimLine(claim):
                         yield claim
@@ -61,13 +62,13 @@ class RemoteReader:
         explain: bool = False,
     ) -> Reading:
         """Return the whole reading; raises as ``iter_claims`` does."""
-        claims = self.iter_claims(question, evidence, shelf, explain=explain)
-        while True:
-            try:
-                next(claims)
-            except StopIteration as end:
-                reading: Reading = end.value
-                return reading
+        with closing(self.iter_claims(question, evidence, shelf, explain=explain)) as claims:
+            while True:
+                try:
+                    next(claims)
+                except StopIteration as end:
+                    reading: Reading = end.value
+                    return reading
 
 
 def _parse(line: bytes) -> ClaimLine | ReadingLine | ErrorLine:

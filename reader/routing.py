@@ -212,6 +212,8 @@ class Router:
 
 
 def _is_step(segment: Segment) -> bool:
+    if segment.is_part:  # of a question: its next tile asks for itself
+        return False
     return len(segment.tiles) == 1 and bool(segment.places[0] >= segment.slots.routed * BLOCK)
 
 

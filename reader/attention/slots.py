@@ -130,6 +130,8 @@ class Segment:
         self.tiles = [
             Tile(first, last, slots.within(0, int(positions[last - 1]))[1]) for first, last in pairwise(cuts)
         ]
+        self.is_part = False
+        """Whether it is a part of a reading's tokens that are run in several passes."""
         self._windows: dict[int, list[int]] = {}
 
     def moved(self, start: int) -> Segment:
@@ -147,6 +149,7 @@ class Segment:
         """Return the tiles from ``first`` up to ``last`` as a segment of their own, at a pass's beginning."""
         begin, end = self.tiles[first].start, self.tiles[last - 1].stop
         other = copy(self)
+        other.is_part = last - first < len(self.tiles)
         other.start, other.stop = 0, end - begin
         other.places, other.positions = self.places[begin:end], self.positions[begin:end]
         other.tiles = [
