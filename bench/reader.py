@@ -72,6 +72,7 @@ def main() -> None:
                 peer=path,
                 peer_sizes=options.sizes if options.peer_sizes is None else options.peer_sizes,
                 threads=options.threads,
+                most_at_once=options.most_at_once,
             )
         if "decode" in options.sections:
             _keep(options, "decode", {"run": run} | compare_lookup(bench, options.questions // 2, progress))
@@ -159,6 +160,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--method", choices=METHODS, default=METHOD, help="of compaction")
     parser.add_argument("--rows", type=Path, help="folder that keeps each question's row, to go on later")
     parser.add_argument("--sizes", type=_counts, default=SIZES, help="tokens of a prompt, such as 2000,8000")
+    parser.add_argument(
+        "--most-at-once", type=int, default=1 << 20, help="longer prompts are not read at once by torch"
+    )
     parser.add_argument("--peer-sizes", type=_counts, help="those read by llama.cpp; default: all, none: 0")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file to merge the figures into")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of the model")

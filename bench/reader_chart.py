@@ -59,7 +59,8 @@ def curves_of(sizes: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
 
     for told in sorted(sizes.values(), key=lambda told: int(told["tokens"])):
         tokens = told["tokens"]
-        add(LABELS["read_at_once"], tokens, told["read_at_once"]["seconds"]["median"])
+        if "read_at_once" in told:
+            add(LABELS["read_at_once"], tokens, told["read_at_once"]["seconds"]["median"])
         for way, figures in told.items():
             if way == "all_blocks":
                 add(LABELS[way], tokens, figures["same_order"]["seconds"]["median"])

@@ -42,8 +42,11 @@ def take_times(
     peer: Path | None = None,
     peer_sizes: Sequence[int] = (),
     threads: int = 1,
+    most_at_once: int = 1 << 20,
 ) -> None:
     """Measure every size, and tell what is known so far after each; ``peer`` is llama.cpp's model.
+
+    Prompts of more than ``most_at_once`` tokens are not read at once.
 
     The first of ``shares``, the most of the blocks that a router keeps, is the one that ratios are told of.
     """
@@ -55,7 +58,8 @@ def take_times(
         orders = {"same_order": names, "shuffled": shuffle(names, size)}
         figures: Figures = {"tokens": len(cut.tokens()), "passages": len(names)}
         by_size[str(size)] = figures
-        figures["read_at_once"] = _read_at_once(bench, bench.cut(again.text, names).tokens())
+        if size <= most_at_once:
+            figures["read_at_once"] = _read_at_once(bench, bench.cut(again.text, names).tokens())
         figures["memory"] = _remember(bench, asked.text, names)
         ways = {"all_blocks": None, **{f"routed_{share:.2f}": share for share in shares}}
         for way, share in ways.items():
@@ -157,12 +161,13 @@ def _ratios(figures: Mapping[str, Any], routed: str) -> Figures:
     def median(way: str, order: str) -> float:
         return float(figures[way][order]["seconds"]["median"])
 
-    at_once = float(figures["read_at_once"]["seconds"]["median"])
     ratios: Figures = {
-        "all_blocks_over_read_at_once": at_once / median("all_blocks", "same_order"),
-        "routed_over_read_at_once": at_once / median(routed, "same_order"),
         "routed_over_all_blocks": median("all_blocks", "same_order") / median(routed, "same_order"),
     }
+    if "read_at_once" in figures:
+        at_once = float(figures["read_at_once"]["seconds"]["median"])
+        ratios["all_blocks_over_read_at_once"] = at_once / median("all_blocks", "same_order")
+        ratios["routed_over_read_at_once"] = at_once / median(routed, "same_order")
     peer = figures.get("llama_cpp")
     if peer is not None:
         for order in ("same_order", "shuffled"):

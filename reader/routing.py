@@ -27,9 +27,11 @@ from reader.routers.tiles import rank
 class Rule:
     """How many blocks are kept: as many as hold ``mass`` of the attention, ``least`` at least.
 
-    Not more than ``share`` of those that can be seen. All are seen when what is kept is below ``trust`` of
-    the attention, or when only ``short`` blocks are there. ``belief`` weighs the logarithm of recall's
-    probability of a block's passage against that of its attention; it was measured, and 0 leaves recall out.
+    Not more than ``share`` of those that can be seen. All are seen when only ``short`` blocks are there, and
+    by a question and its answer when what is kept is below ``trust`` of their attention. The first tokens of
+    passages, which are read again to know where they stand, are content with what is kept. ``belief`` weighs
+    the logarithm of recall's probability of a block's passage against that of its attention; 0 leaves recall
+    out.
     Steps of decoding choose anew every ``steps``.
     """
 
@@ -181,7 +183,8 @@ class Router:
         kept, held = choose(
             shares, passages, always[:, None], rule, sighted=sighted[:, None], weights=self._weights(passages)
         )
-        opened = (held < rule.trust) | (sees <= rule.short)[:, None]
+        asking = sees > slots.routed
+        opened = (held < rule.trust) & asking[:, None] | (sees <= rule.short)[:, None]
         return _Choice(kept, held, opened, _is_step(segment))
 
     def _by_heads(self, choice: _Choice, segment: Segment, heads: tuple[int, ...], groups: int) -> Chosen:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from memory.errors import InvalidInputError
+from memory.errors import InvalidInputError, UnavailableError
 from reader.draft import DraftModel
 from reader.guessing import GUESSED_TOKENS, either
 from reader.language_model import Cut, LanguageModelWriter
@@ -57,6 +57,21 @@ def test_a_draft_guesses_what_it_would_write() -> None:
 def test_a_draft_is_silent_where_it_cannot_read() -> None:
     draft = DraftModel(tiny_model(context=64), tiny_tokenizer())
     assert draft.begin(30)([5] * 60) == []
+
+
+def test_a_draft_that_cannot_run_guesses_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer goes on without it."""
+    draft = DraftModel(tiny_model("llama", seed=5), tiny_tokenizer())
+    asked = []
+
+    def fail(*given: object) -> torch.Tensor:
+        asked.append(given)
+        raise UnavailableError("out of memory")
+
+    monkeypatch.setattr(draft.batch, "run", fail)
+
+    assert write(draft, 0)[0] == write(None, 0)[0]
+    assert len(asked) == 1
 
 
 def test_a_draft_of_other_tokens_is_refused() -> None:
