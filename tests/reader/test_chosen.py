@@ -159,7 +159,7 @@ def by_hand(shares: torch.Tensor, segment: Segment, rule: Rule) -> torch.Tensor:
             some = chosen[: min(max(enough, least), max(least, int(rule.share * sees)))]
             some += [passages.index(passages[block]) for block in some if passages[block] >= 0]
             is_asking = sees > routed
-            if is_asking and sum(row[block] for block in set(some)) < rule.trust or sees <= rule.short:
+            if (is_asking and sum(row[block] for block in set(some)) < rule.trust) or sees <= rule.short:
                 some = list(range(sees))
             kept[number, head, some] = True
             kept[number, head, routed:sees] = True
