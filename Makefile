@@ -13,7 +13,7 @@ INDEXES ?= build/indexes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-hierarchy bench-growth bench-load bench-checked calibrate bench-reader bench-beyond bench-index lock clean
+.PHONY: help setup setup-dev demo serve test check format twin faults bench bench-hierarchy bench-growth bench-load bench-checked calibrate bench-reader bench-batching bench-beyond bench-index lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -94,6 +94,9 @@ $(PEERS)/.done: $(VENV)/.dev bench/requirements-peers.txt
 
 bench-reader: $(PEERS)/.done ## Measure the reader over remembered keys and values beside llama.cpp; writes bench/results/reader.json
 	$(PEERS)/bin/python -m bench.reader
+
+bench-batching: setup-dev ## Tokens a second that readings write together and in turn; writes bench/results/batching.json
+	$(BIN)/python -m bench.batching
 
 bench-index: $(PEERS)/.done ## Measure the vector index beside its peers; SIZES=100k,1m,10m; writes bench/results/index.json
 	$(PEERS)/bin/python -m bench.index --vectors $(INDEXES)/vectors --built $(INDEXES)/built --sizes $(SIZES)

@@ -46,12 +46,16 @@ NO_TELEMETRY: TelemetryConfig = {
 
 
 def create_app(
-    lethe: Lethe, *, max_body_bytes: int = MAX_BODY_BYTES, limits: Limits | None = None
+    lethe: Lethe, *, max_body_bytes: int = MAX_BODY_BYTES, limits: Limits | None = None, readings: int = 0
 ) -> FastAPI:
-    """Return the application over a facade, which it starts and stops with itself."""
+    """Return the application over a facade, which it starts and stops with itself.
+
+    ``readings`` may hold a thread each for long; so many are had besides those that all else is served in.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens += readings
         await anyio.to_thread.run_sync(lethe.start)
         try:
             yield

@@ -61,7 +61,12 @@ def _listen(settings: Settings, role: Role) -> None:
         burst_seconds=settings.rate_burst_seconds,
         failures_per_minute=settings.failed_keys_per_minute or None,
     )
-    app = create_app(_build(settings, role), max_body_bytes=settings.max_body_bytes, limits=limits)
+    app = create_app(
+        _build(settings, role),
+        max_body_bytes=settings.max_body_bytes,
+        limits=limits,
+        readings=settings.reader_places + settings.reader_waiting,
+    )
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     shown_port = listening.getsockname()[1]
     errors().print(f"Lethe listens on http://{shown_host}:{shown_port}; its data is in {settings.data}")

@@ -10,15 +10,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Literal, TypeVar, Unpack, cast
 
 import httpx2
 import orjson
 
+from api.client_bodies import (
+    AttributeFields,
+    DocumentFields,
+    MessageFields,
+    ScopeFields,
+    Upload,
+    document_body,
+    json_body,
+    plain,
+    text_of,
+)
+from api.client_errors import BusyError, error_from, error_of
 from api.node_replies import NodeReply, TopicPage, TopicReply
 from api.replies import (
     AnswerReply,
@@ -35,19 +46,21 @@ from api.replies import (
     SourceReply,
     TenantPage,
     TenantReply,
-    rfc3339,
 )
 from memory.errors import (
-    ConflictError,
-    CorruptionError,
-    ForbiddenError,
-    ForgottenError,
-    InvalidInputError,
-    LetheError,
-    NotFoundError,
     UnavailableError,
 )
 from service.views import Role
+
+__all__ = [
+    "AttributeFields",
+    "BusyError",
+    "DocumentFields",
+    "LetheClient",
+    "MessageFields",
+    "ScopeFields",
+    "Upload",
+]
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 ATTEMPTS = 3
@@ -58,66 +71,6 @@ WAIT_MARGIN_SECONDS = 30
 FINISHED_JOBS = frozenset({"done", "failed", "dead", "cancelled"})
 
 Result = TypeVar("Result")
-
-
-class BusyError(UnavailableError):
-    """The service said to come again later (429 or 503), and perhaps after how many seconds."""
-
-    def __init__(self, what: str, retry_after_seconds: float | None) -> None:
-        super().__init__(what)
-        self.retry_after_seconds = retry_after_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file's name and bytes, for what is no file of its own or was read already."""
-
-    name: str
-    body: bytes
-
-
-class AttributeFields(TypedDict, total=False):
-    """What may be said about a document or memory, beside its content."""
-
-    title: str | None
-    external_id: str | None
-    subjects: Sequence[str]
-    metadata: Mapping[str, Any]
-    user_id: str | None
-    agent_id: str | None
-    run_id: str | None
-    occurred_at: datetime | str | None
-
-
-class MessageFields(TypedDict):
-    """One message of a chat."""
-
-    role: str
-    content: str
-    id: NotRequired[str]
-    name: NotRequired[str]
-    at: NotRequired[datetime | str]
-
-
-class DocumentFields(AttributeFields):
-    """One document of a batch."""
-
-    text: str
-
-
-TimeRangeFields = TypedDict("TimeRangeFields", {"from": datetime | str, "to": datetime | str}, total=False)
-"""A range of times, either end of which may be left out."""
-
-
-class ScopeFields(TypedDict, total=False):
-    """What to forget; every condition given must hold."""
-
-    ids: Sequence[str]
-    external_ids: Sequence[str]
-    subjects: Sequence[str]
-    filter: Mapping[str, Any]
-    time_range: TimeRangeFields
-    user_id: str
 
 
 class LetheClient:
@@ -156,21 +109,21 @@ class LetheClient:
         **attributes: Unpack[AttributeFields],
     ) -> RememberedReply:
         """Remember a document: a text, or a file (of ``media_type``, else by its name)."""
-        body = _document_body(content, media_type, attributes)
+        body = document_body(content, media_type, attributes)
         return cast(RememberedReply, self._send("POST", "/v1/documents", wait=wait, **body))
 
     def remember_documents(
         self, documents: Sequence[DocumentFields], *, wait: int | None = None
     ) -> list[RememberedReply]:
         """Remember many texts at once; the replies stand in the same order."""
-        content = _json([dict(document) for document in documents])
+        content = json_body([dict(document) for document in documents])
         return cast(list[RememberedReply], self._send("POST", "/v1/documents/batch", wait=wait, **content))
 
     def remember_text(
         self, text: str, *, wait: int | None = None, **attributes: Unpack[AttributeFields]
     ) -> RememberedReply:
         """Remember a short text as a memory."""
-        body = _json({"text": text, **attributes})
+        body = json_body({"text": text, **attributes})
         return cast(RememberedReply, self._send("POST", "/v1/memories", wait=wait, **body))
 
     def remember_messages(
@@ -181,7 +134,7 @@ class LetheClient:
         **attributes: Unpack[AttributeFields],
     ) -> RememberedReply:
         """Remember the messages of a chat."""
-        body = _json({"messages": [dict(message) for message in messages], **attributes})
+        body = json_body({"messages": [dict(message) for message in messages], **attributes})
         return cast(RememberedReply, self._send("POST", "/v1/memories", wait=wait, **body))
 
     def update_document(
@@ -194,7 +147,7 @@ class LetheClient:
         **attributes: Unpack[AttributeFields],
     ) -> RememberedReply:
         """Remember a new version of a document."""
-        body = _document_body(content, media_type, attributes)
+        body = document_body(content, media_type, attributes)
         return cast(RememberedReply, self._send("PUT", f"/v1/documents/{source_id}", wait=wait, **body))
 
     def get_document(self, source_id: str, *, as_of: datetime | str | None = None) -> SourceReply:
@@ -213,7 +166,7 @@ class LetheClient:
 
         One that is not indexed yet has no ``passages`` and names the ``job`` it waits for.
         """
-        chosen = orjson.dumps(_plain(filter)).decode()
+        chosen = orjson.dumps(plain(filter)).decode()
         return self._iter_sources("/v1/documents", None, page_size, filter=chosen, pending="true")
 
     def list_documents(self) -> list[SourceReply]:
@@ -233,7 +186,7 @@ class LetheClient:
         as_of: datetime | str | None = None,
     ) -> RecallReply:
         """Find the passages that a query is about."""
-        body = _json({"query": query, "limit": limit, "filter": filter, "as_of": as_of})
+        body = json_body({"query": query, "limit": limit, "filter": filter, "as_of": as_of})
         return cast(RecallReply, self._send("POST", "/v1/recall", idempotent=True, **body))
 
     def iter_topics(self, *, level: int | None = None) -> Iterator[TopicReply]:
@@ -256,7 +209,7 @@ class LetheClient:
     ) -> AnswerReply:
         """Answer a question with citations, or abstain; ``explain`` adds how that came about."""
         asked = {"query": query, "limit": limit, "filter": filter, "as_of": as_of, "explain": explain or None}
-        return cast(AnswerReply, self._send("POST", "/v1/answer", idempotent=True, **_json(asked)))
+        return cast(AnswerReply, self._send("POST", "/v1/answer", idempotent=True, **json_body(asked)))
 
     def iter_answer(
         self,
@@ -272,15 +225,15 @@ class LetheClient:
         asked["stream"] = True
         with (
             self._reaching(),
-            self._http.stream("POST", "/v1/answer", **_json(asked)) as response,
+            self._http.stream("POST", "/v1/answer", **json_body(asked)) as response,
         ):
             if response.is_error:
                 response.read()
-                raise _error_of(response)
+                raise error_of(response)
             for event in httpx2.EventSource(response, max_event_size=None):
                 data = orjson.loads(event.data)
                 if event.event == "error":
-                    raise _error_from(data, int(data["status"]))
+                    raise error_from(data, int(data["status"]))
                 if event.event == "claim":
                     yield "claim", data
                 else:
@@ -290,7 +243,7 @@ class LetheClient:
 
     def forget(self, scope: ScopeFields, *, preview: bool = False, wait: int | None = None) -> ForgetReply:
         """Forget all that a scope selects; with ``preview`` only count it."""
-        body = _json({"scope": dict(scope), "mode": "preview" if preview else "execute"})
+        body = json_body({"scope": dict(scope), "mode": "preview" if preview else "execute"})
         return cast(ForgetReply, self._send("POST", "/v1/forget", wait=wait, **body))
 
     def forget_document(self, source_id: str, *, wait: int | None = None) -> ForgetReply:
@@ -356,7 +309,7 @@ class LetheClient:
     ) -> NewKeyReply:
         """Make an API key; the reply is the only place that ever shows it."""
         asked = {"name": name, "roles": roles, "expires_in_seconds": expires_in_seconds, "tenant": tenant}
-        return cast(NewKeyReply, self._send("POST", "/v1/keys", **_json(asked)))
+        return cast(NewKeyReply, self._send("POST", "/v1/keys", **json_body(asked)))
 
     def list_keys(self) -> list[KeyReply]:
         """Return every key of the tenant, without secrets, newest first."""
@@ -368,7 +321,7 @@ class LetheClient:
     ) -> NewKeyReply:
         """Replace a key; the old one goes on working for the overlap."""
         asked = {"overlap_seconds": overlap_seconds, "expires_in_seconds": expires_in_seconds}
-        return cast(NewKeyReply, self._send("POST", f"/v1/keys/{key_id}/rotate", **_json(asked)))
+        return cast(NewKeyReply, self._send("POST", f"/v1/keys/{key_id}/rotate", **json_body(asked)))
 
     def revoke_key(self, key_id: str) -> KeyReply:
         """End a key at once; ``ConflictError`` for the last admin key."""
@@ -376,7 +329,7 @@ class LetheClient:
 
     def create_tenant(self, tenant: str) -> TenantReply:
         """Make a tenant, with an admin key of the tenant that runs the service."""
-        return cast(TenantReply, self._send("POST", "/v1/tenants", **_json({"id": tenant})))
+        return cast(TenantReply, self._send("POST", "/v1/tenants", **json_body({"id": tenant})))
 
     def list_tenants(self) -> list[TenantReply]:
         """Return every tenant, newest first."""
@@ -406,7 +359,7 @@ class LetheClient:
                 return
 
     def _get(self, path: str, **parameters: object) -> Any:
-        given = {name: _text(value) for name, value in parameters.items() if value is not None}
+        given = {name: text_of(value) for name, value in parameters.items() if value is not None}
         return self._send("GET", path, idempotent=True, params=given)
 
     def _send(
@@ -434,7 +387,7 @@ class LetheClient:
                     break
                 time.sleep(pause)
             if response.is_error:
-                raise _error_of(response)
+                raise error_of(response)
             return orjson.loads(response.content)
 
         return _retrying(send) if idempotent else send()
@@ -469,93 +422,3 @@ def _retrying(send: Callable[[], Result]) -> Result:
         except UnavailableError:
             time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
     return send()
-
-
-def _json(value: object) -> dict[str, Any]:
-    """Return a JSON body for a request; fields of it that are None are left out."""
-    if isinstance(value, dict):
-        value = {name: field for name, field in value.items() if field is not None}
-    return {"content": orjson.dumps(_plain(value)), "headers": {"content-type": "application/json"}}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return _moment(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _moment(value: datetime) -> str:
-    if value.tzinfo is None:
-        raise InvalidInputError("a time needs its time zone", where=value.isoformat())
-    return rfc3339(value)
-
-
-def _text(value: object) -> str:
-    return _moment(value) if isinstance(value, datetime) else str(value)
-
-
-def _document_body(
-    content: str | Path | Upload, media_type: str | None, attributes: AttributeFields
-) -> dict[str, Any]:
-    if isinstance(content, str):
-        return _json({"text": content, **attributes})
-    fields = {
-        name: _text(value) if isinstance(value, str | datetime) else orjson.dumps(_plain(value)).decode()
-        for name, value in attributes.items()
-        if value is not None
-    }
-    media = media_type or "application/octet-stream"
-    body = content.body if isinstance(content, Upload) else content.read_bytes()
-    return {"files": {"file": (content.name, body, media)}, "data": fields}
-
-
-def _error_of(response: httpx2.Response) -> LetheError:
-    try:
-        problem = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {"detail": f"{response.request.url} replied {response.status_code}"}
-    if response.status_code in {429, 503}:
-        detail = str(problem.get("detail", problem.get("title", response.status_code)))
-        return BusyError(detail, _retry_after(response))
-    return _error_from(problem, response.status_code)
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """Return the seconds to wait; the header's other form, a date, is not waited for."""
-    said = response.headers.get("retry-after", "")
-    return float(said) if said.isdecimal() else None
-
-
-def _error_from(problem: Mapping[str, Any], status: int) -> LetheError:
-    """Return the error that a problem was made from."""
-    detail = str(problem.get("detail", problem.get("title", status)))
-    if status == 404:
-        return NotFoundError(str(problem.get("kind", "such thing")), str(problem.get("name", detail)))
-    if status == 410:
-        return ForgottenError(str(problem.get("name", "it")))
-    if status in {400, 405, 413, 415, 422, 431}:
-        return _invalid(problem, detail)
-    families: dict[int, type[LetheError]] = {
-        401: ForbiddenError,
-        403: ForbiddenError,
-        409: ConflictError,
-        429: UnavailableError,
-        503: UnavailableError,
-    }
-    return families.get(status, CorruptionError)(detail)
-
-
-def _invalid(problem: Mapping[str, Any], detail: str) -> InvalidInputError:
-    errors = problem.get("errors")
-    if errors:
-        return InvalidInputError("; ".join(f"{error['pointer']}: {error['detail']}" for error in errors))
-    where = problem.get("where")
-    if isinstance(where, str):
-        return InvalidInputError(detail.removeprefix(f"{where}: "), where=where)
-    return InvalidInputError(detail)

@@ -1,12 +1,14 @@
 """Reading from a memory larger than the window: ``python -m bench.beyond --tokens 64k,256k,1m --kept DIR``.
 
-A memory of texts of all sets, its keys and values in files (``bench.beyond_memory``); needles in it, planted
+A memory of texts of all sets, what is kept of them in files (``bench.beyond_memory``); needles in it, planted
 and real. For each size: how often the passage that tells the answer is ranked first, and how often it is
-chosen into the window, by attention alone, by recall alone, and by both; then, for
-some needles, the time from the question to the first token, what is loaded for it, and whether the answer is
-written. Times are the processor's, so that a busy machine tells the same; encoding the question for recall is
-not in them. What is missing in DIR is made first, which takes a core hours for a million tokens; ``--build``
-does no more than that. Writes bench/results/beyond.json.
+chosen into the window, by attention alone, by recall alone, and by both; then, for some needles, the time
+from the question to the first token, what is loaded for it, and whether the answer is written. Times are the
+processor's, so that a busy machine tells the same; encoding the question for recall is not in them, nor is
+reading a passage whole when it is chosen for the first time. Summaries missing in DIR are made first, which
+takes a core an hour and more for a million tokens; ``--build`` does no more than that, and
+``--compare-layers`` tells by which layer's keys needles are found in a small memory, ``--tokens 24k``. Writes
+bench/results/beyond.json.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import json
 import random
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,11 +35,12 @@ from bench.recalled import RememberingEncoder, encoder_folder
 from bench.squad13 import contained
 from reader.attention.function import run
 from reader.attention.slots import Segment
-from reader.beyond import Overview, ask, choose, summarise
+from reader.beyond import Asked, Overview, ask, choose
+from reader.beyond import summarise as summarise_passage
 from reader.language_model import READ_AGAIN
 from reader.placing import Passage, Placed, lay_out
 from reader.routers.exact import exact
-from reader.routing import Router, Rule, spread_anchors
+from reader.routing import Router, Rule
 from service.settings import Settings
 
 RESULTS = Path(__file__).parent / "results" / "beyond.json"
@@ -79,13 +82,13 @@ class Clock:
     """Seconds of the processor by step, for one question."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         started = time.process_time()
         yield
-        self.spent[name] += time.process_time() - started  # type: ignore[assignment]
+        self.spent[name] += time.process_time() - started
 
 
 class Memory:
@@ -98,13 +101,9 @@ class Memory:
         files: Files,
         needles: dict[str, list[Needle]],
         folder: Path,
-        layer: int,
     ) -> None:
         self.bench, self.corpus, self.files = bench, corpus, files
-        self.layer = layer
-        self.overview = Overview(
-            [summarise(files.load(number), self.layer) for number in range(len(corpus.passages))]
-        )
+        self.overview = Overview([files.summary(number) for number in range(len(corpus.passages))])
         asked = [Query(needle.question, frozenset()) for found in needles.values() for needle in found]
         quality = QualitySet("beyond", corpus.documents, tuple(asked))
         self.recall = Offline(quality, RememberingEncoder(encoder_folder()), folder / "words", vectors=None)
@@ -114,10 +113,7 @@ class Memory:
         """Read a question, look at all summaries, and ask recall."""
         bench = self.bench
         with clock.step("question"):
-            before, question = bench.writer.ids("\n\nQuestion:"), bench.writer.ids(f" {needle.question}")
-            asked = ask(
-                bench.model, bench.shape, bench.rotary, self.files.opening, before, question, self.layer
-            )
+            asked = _ask(bench, self.files, needle, [self.files.layer])[self.files.layer]
         with clock.step("summaries"):
             masses = self.overview.masses(asked)
         with clock.step("recall"):
@@ -153,10 +149,41 @@ class Memory:
                 again=READ_AGAIN,
                 spare=ANSWER,
             )
-        router = Router(exact, spread_anchors(bench.windows), Rule())
+        router = Router(exact, bench.anchors, Rule())
         with clock.step("reading"):
             logits = run(bench.model, placed.tokens, [placed.segment], keep=1, router=router)
         return placed, _write(bench, placed, int(logits[-1].argmax()), router)
+
+
+def _ask(bench: Bench, files: Files, needle: Needle, layers: Sequence[int]) -> dict[int, Asked]:
+    before, question = bench.writer.ids("\n\nQuestion:"), bench.writer.ids(f" {needle.question}")
+    return ask(bench.model, bench.shape, bench.rotary, files.opening, before, question, layers)
+
+
+def compare_layers(bench: Bench, files: Files, needles: Sequence[Needle], progress: Progress) -> Figures:
+    """Return by layer how many needles' passages rank first among all, and their mean reciprocal rank.
+
+    All passages are read whole for it.
+    """
+    numbers = range(len(files.corpus.passages))
+    for number in progress.track(numbers, description="passages"):
+        files.make([number])
+    memories = [files.load(number) for number in numbers]
+    layers = range(bench.shape.layers)
+    asked = [_ask(bench, files, needle, layers) for needle in needles]
+    told = [files.corpus.holding(needle) for needle in needles]
+    found: Figures = {}
+    for layer in progress.track(layers, description="layers"):
+        overview = Overview([summarise_passage(memory, layer) for memory in memories])
+        ranks = []
+        for one, by in zip(asked, told, strict=True):
+            order = overview.masses(one[layer]).argsort(descending=True).tolist()
+            ranks.append(1 + min(order.index(number) for number in by))
+        found[str(layer)] = {
+            "first": _share(rank == 1 for rank in ranks),
+            "reciprocal_rank": round(sum(1 / rank for rank in ranks) / len(ranks), 4),
+        }
+    return found
 
 
 def choose_all(memory: Memory, needles: dict[str, list[Needle]], windows: Sequence[int]) -> Figures:
@@ -184,9 +211,8 @@ def choose_all(memory: Memory, needles: dict[str, list[Needle]], windows: Sequen
     return {
         "tokens": sum(memory.corpus.lengths),
         "passages": len(memory.corpus.passages),
-        "bytes_on_disk": memory.files.size(range(len(memory.corpus.passages))),
         "bytes_of_summaries": memory.overview.size,
-        "layer_of_summaries": memory.layer,
+        "layer_of_summaries": memory.files.layer,
         "needles": {kind: len(found) for kind, found in needles.items()},
         "ranked_first": first,
         "chosen_into_window": chosen,
@@ -200,6 +226,7 @@ def _read(memory: Memory, needles: Sequence[Needle], window: int) -> Figures:
         clock = Clock()
         looked = memory.look(needle, clock)
         chosen = looked.choose(READ_BY, memory.lengths, memory.room(needle, window))
+        memory.files.make(chosen)
         placed, said = memory.read(looked, chosen, clock)
         clocks.append(clock.spent)
         held.append(memory.files.size(chosen))
@@ -243,9 +270,13 @@ def main() -> None:
     bench = open_bench(options.model, Settings(), dtype=DTYPES[options.precision])
     corpus = read_corpus(bench, max(options.tokens))
     with Progress() as progress:
-        files = Files(bench, corpus, options.kept)
+        files = Files(bench, corpus, options.kept, options.layer)
         if options.build:
             files.build(progress)
+            return
+        if options.compare_layers:
+            found = compare_layers(bench, files, [*corpus.planted, *corpus.squad], progress)
+            print(json.dumps(found, indent=2))
             return
         results: Figures = {
             "machine": describe_machine(),
@@ -257,7 +288,7 @@ def main() -> None:
         }
         for size in options.tokens:
             part = corpus.first(size)
-            own = Files(bench, part, options.kept)
+            own = Files(bench, part, options.kept, options.layer)
             own.build(progress)
             drawn = random.Random(19)
             needles = {
@@ -265,8 +296,9 @@ def main() -> None:
                 for kind, found in (("planted", part.planted), ("squad13", part.squad))
             }
             with tempfile.TemporaryDirectory() as folder:
-                memory = Memory(bench, part, own, needles, Path(folder), options.layer)
+                memory = Memory(bench, part, own, needles, Path(folder))
                 figures = results[str(size)] = choose_all(memory, needles, options.windows)
+                results["summary"] = summarise(results, options.tokens, options.windows)
                 _save(results, options.results)
                 figures["read"] = {
                     str(window): {
@@ -276,8 +308,39 @@ def main() -> None:
                     }
                     for window in options.windows
                 }
+                results["summary"] = summarise(results, options.tokens, options.windows)
                 _save(results, options.results)
                 memory.recall.words.close()
+
+
+def summarise(results: Figures, sizes: Sequence[int], windows: Sequence[int]) -> Figures:
+    """Return how many of all needles come into the widest window, and what a first token takes, by size.
+
+    Both by the rule that answers are read by; times are medians over planted needles, as a part of those of
+    the smallest memory.
+    """
+    figures: Figures = {}
+    first: dict[int, float] = {}
+    for size in sizes:
+        told = results.get(str(size), {})
+        if "needles" not in told:
+            continue
+        found = told["chosen_into_window"][str(max(windows))][READ_BY]
+        asked = told["needles"]
+        total = sum(asked.values())
+        figures[f"needle_recall_{_short(size)}"] = round(
+            sum(found[kind] * asked[kind] for kind in asked) / total, 4
+        )
+        if "read" in told:
+            first[size] = told["read"][str(max(windows))]["planted"]["first_token_cpu_seconds"]["median"]
+            figures[f"first_token_{_short(size)}_over_{_short(min(first))}"] = round(
+                first[size] / first[min(first)], 3
+            )
+    return figures
+
+
+def _short(size: int) -> str:
+    return f"{size // 1_000_000}m" if size % 1_000_000 == 0 else f"{size // 1_000}k"
 
 
 def _save(results: Figures, path: Path) -> None:
@@ -292,10 +355,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=_sizes, default=(64_000,), help="sizes such as 64k,256k,1m")
     parser.add_argument("--kept", type=Path, required=True, help="folder for keys and values")
     parser.add_argument("--build", action="store_true", help="only make what is missing there")
+    parser.add_argument(
+        "--compare-layers", action="store_true", help="only tell which layer's keys find needles"
+    )
     parser.add_argument("--windows", type=_sizes, default=WINDOWS, help="tokens, such as 8k,32k")
     parser.add_argument("--needles", type=int, default=40, help="of each kind, to be chosen")
     parser.add_argument("--read", type=int, default=8, help="of each kind, to be read for an answer")
-    parser.add_argument("--layer", type=int, default=11, help="whose keys are looked at to choose")
+    parser.add_argument("--layer", type=int, default=9, help="whose keys are looked at to choose")
     parser.add_argument("--precision", choices=sorted(DTYPES), default="float32")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file to write the figures to")

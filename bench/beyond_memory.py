@@ -1,4 +1,4 @@
-"""A memory of many passages: texts of all sets, needles among them, their keys and values in files.
+"""A memory of many passages: texts of all sets, needles among them, what is kept of them in files.
 
 The texts stand in one order, shuffled once and for all, so that a smaller memory is the beginning of a larger
 one. In some documents stands a sentence that was made up; what it says is asked for later. Files are plain,
@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, takewhile
+from itertools import groupby
 from pathlib import Path
 
 from rich.progress import Progress
+from safetensors.torch import load_file, save
 
 from bench.quality import as_content
 from bench.reader_parts import MARK, Bench
@@ -24,10 +25,11 @@ from bench.squad13 import Squad
 from bench.texts import read_documents
 from memory.values import Attributes, Content, Evidence, PassageId
 from reader.attention.function import run
+from reader.beyond import Summary, lay_out_all, summarise_unread
 from reader.language_model import Cut
 from reader.passages import PassageMemory, compress, from_bytes, take_out
-from reader.placing import Passage, lay_out
-from reader.prompt import build_prompt
+from reader.placing import Passage
+from reader.prompt import FIRST_NUMBER, build_prompt
 from sources.parse import SourceParser
 
 PLANTED_EVERY = 12
@@ -136,10 +138,14 @@ def read_corpus(bench: Bench, tokens: int) -> Corpus:
 
 
 class Files:
-    """Keys and values of a corpus' passages, a file each; made when they are missing."""
+    """What is kept of a corpus' passages: summaries, a file each, and keys and values of those ever chosen.
 
-    def __init__(self, bench: Bench, corpus: Corpus, folder: Path) -> None:
-        self.bench, self.corpus = bench, corpus
+    ``build`` makes summaries, for which a passage is read up to ``layer``; keys and values are made when a
+    passage is first loaded, as those of a service are made when it is first read.
+    """
+
+    def __init__(self, bench: Bench, corpus: Corpus, folder: Path, layer: int) -> None:
+        self.bench, self.corpus, self.layer = bench, corpus, layer
         opening = bench.cut("", ()).opening
         self._before = Passage((), opening, bench.open(Cut(opening, (), ())))
         made_by = f"{bench.writer.name} {bench.shape.dtype} {list(opening)}"
@@ -154,47 +160,69 @@ class Files:
         """What all readings begin with."""
         return self._before
 
+    def make(self, numbers: Iterable[int]) -> None:
+        """Read those passages whole that were not read before."""
+        bench = self.bench
+        for some in _cut([number for number in numbers if not self._paths[number].exists()]):
+            tokens, laid = lay_out_all(
+                bench.shape, bench.rotary, self._before, self._header, self._texts(some)
+            )
+            run(bench.model, tokens, [one.segment for one in laid], keep=1)
+            for number, placed, text in zip(some, laid, self._texts(some), strict=True):
+                places = placed.segment.places[-len(text) :]
+                memory = compress(*take_out(placed.slots, bench.rotary, places))
+                _write(self._paths[number], memory.to_bytes())
+
     def load(self, number: int) -> PassageMemory:
         """Return a passage's memory from its file."""
         return from_bytes(self._paths[number].read_bytes(), self.bench.shape.device)
 
     def size(self, numbers: Iterable[int]) -> int:
-        """Return how many bytes the files of passages hold."""
-        return sum(self._paths[number].stat().st_size for number in numbers)
+        """Return how many bytes the files of passages that were read whole hold."""
+        return sum(path.stat().st_size for path in (self._paths[at] for at in numbers) if path.exists())
 
-    def count(self) -> int:
-        """Return how many tokens the first passages hold, up to one whose file is missing."""
-        there = takewhile(lambda pair: pair[0].exists(), zip(self._paths, self.corpus.lengths, strict=True))
-        return sum(length for _, length in there)
+    def summary(self, number: int) -> Summary:
+        """Return a passage's keys at the layer that is looked at, from their file."""
+        parts = load_file(self._summary_path(number))
+        return Summary(parts["keys"], parts["low"], parts["step"])
 
     def build(self, progress: Progress) -> None:
-        """Make what is missing; what is there stays, so this may be stopped and begun again."""
-        task = progress.add_task("memory", total=sum(self.corpus.lengths))
-        missing = [number for number, path in enumerate(self._paths) if not path.exists()]
-        progress.advance(task, sum(self.corpus.lengths) - sum(self.corpus.lengths[at] for at in missing))
-        for at in range(0, len(missing), AT_ONCE):
-            numbers = missing[at : at + AT_ONCE]
-            for number, memory in zip(numbers, self._remember(numbers), strict=True):
-                half = self._paths[number].with_suffix(".half")
-                half.write_bytes(memory.to_bytes())
-                half.rename(self._paths[number])
-                progress.advance(task, self.corpus.lengths[number])
+        """Make summaries that are missing; what is there stays: this may be stopped and begun again."""
+        bench, lengths = self.bench, self.corpus.lengths
+        task = progress.add_task("memory", total=sum(lengths))
+        missing = [at for at in range(len(lengths)) if not self._summary_path(at).exists()]
+        progress.advance(task, sum(lengths) - sum(lengths[at] for at in missing))
+        for numbers in _cut(missing):
+            texts = self._texts(numbers)
+            found = summarise_unread(
+                bench.model, bench.shape, bench.rotary, self._before, self._header, texts, self.layer
+            )
+            for number, one in zip(numbers, found, strict=True):
+                parts = {"keys": one.keys, "low": one.low, "step": one.step}
+                _write(self._summary_path(number), save(parts))
+                progress.advance(task, lengths[number])
         progress.remove_task(task)
 
-    def _remember(self, numbers: Sequence[int]) -> Iterator[PassageMemory]:
-        """Read passages behind the opening, all in one pass, each in slots of its own."""
-        bench, opening = self.bench, self._before
-        tokens: list[int] = []
-        laid, segments = [], []
-        for number in numbers:
-            text = cut_passages(bench, "", [self.corpus.passages[number]]).texts[0]
-            placed = lay_out(bench.shape, bench.rotary, opening, [], [*text.header, *text.body])
-            laid.append((placed, len(text.body)))
-            segments.append(placed.segment.moved(len(tokens)))
-            tokens += placed.tokens
-        run(bench.model, tokens, segments, keep=1)
-        for placed, length in laid:
-            yield compress(*take_out(placed.slots, bench.rotary, placed.segment.places[-length:]))
+    def _summary_path(self, number: int) -> Path:
+        return self._paths[number].with_suffix(f".{self.layer}")
+
+    def _texts(self, numbers: Sequence[int]) -> list[Sequence[int]]:
+        """Return the tokens of passages with their fences."""
+        return [cut_passages(self.bench, "", [self.corpus.passages[at]]).texts[0].body for at in numbers]
+
+    @cached_property
+    def _header(self) -> Sequence[int]:
+        return self.bench.writer.ids(FIRST_NUMBER)
+
+
+def _cut(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (numbers[at : at + AT_ONCE] for at in range(0, len(numbers), AT_ONCE))
+
+
+def _write(path: Path, payload: bytes) -> None:
+    half = path.with_name(f"{path.name}.half")
+    half.write_bytes(payload)
+    half.rename(path)
 
 
 def cut_passages(bench: Bench, question: str, passages: Sequence[Remembered]) -> Cut:

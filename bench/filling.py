@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bench.texts import read_sentences
 from embedding.encoder import TextEncoder
+from embedding.models import ModelStore
 from memory.journal import EntryRow, append, content_key, record_changes
 from memory.kernel import Kernel
 from memory.ledger import add_edges, put
@@ -23,6 +24,7 @@ from retrieval.hierarchy import fold_nodes
 from retrieval.segments import as_stored
 from service.index import Indexes
 from service.ingest import Derived, Recipes, name_artifacts, node_code, to_artifacts
+from service.models import make_speech
 from service.payloads import NodeOutline
 from service.remember import make_source_id
 from service.settings import Settings
@@ -51,9 +53,10 @@ def fill(
     """
     sentences = read_sentences()
     embedded = _embed(encoder, sentences, vectors / "sentences.npy")
-    kernel = build_kernel(Settings(data=data))
+    settings = Settings(data=data)
+    kernel = build_kernel(settings)
     kernel.create_tenant(TENANT)
-    recipes = Recipes.of(encoder)
+    recipes = Recipes.of(encoder, make_speech(settings, ModelStore(settings.models_cache)))
     indexes = Indexes(kernel, encoder, recipes)
     step = ENTRIES_AT_ONCE * PASSAGES_EACH
     for start in range(held, wanted, step):

@@ -27,11 +27,11 @@ from bench.main import keep
 from bench.reader_chart import draw
 from bench.reader_decode import compare_lookup
 from bench.reader_ladder import LADDERS, Ways, cases_of, climb
-from bench.reader_parts import METHODS, Bench, learn_anchors, open_bench
+from bench.reader_parts import METHODS, Bench, open_bench
 from bench.reader_routers import compare_routers
 from bench.reader_times import take_times
 from embedding.models import ModelStore
-from reader.routing import Anchors
+from reader.routing import Rule
 from service.models import find_weights
 from service.settings import Settings
 
@@ -39,9 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "reader.json"
 SECTIONS = ("ladder", "times", "decode", "routers")
 SIZES = (2_000, 4_000, 8_000, 16_000, 32_000)
 QUESTIONS = 40
-LEARNT_TOKENS = 2_000
-"""A model's anchors are found on a prompt of so many."""
-SHARES = (0.2, 0.1)
+SHARES = (Rule().share,)
 METHOD = "attention matching"
 
 
@@ -57,15 +55,14 @@ def main() -> None:
         "threads": options.threads,
     }
     with Progress() as progress:
-        anchors = learn_anchors(bench, LEARNT_TOKENS)
         if "ladder" in options.sections:
-            _climb_all(bench, anchors, run, options, progress)
+            _climb_all(bench, run, options, progress)
         if "times" in options.sections:
             path, _ = find_weights(ModelStore(settings.models_cache).get(options.model))
             take_times(
                 bench,
                 options.sizes,
-                anchors,
+                bench.anchors,
                 options.shares,
                 progress,
                 lambda sizes: _keep(options, "time_to_first_token", {"run": run, "sizes": sizes}),
@@ -75,17 +72,17 @@ def main() -> None:
                 most_at_once=options.most_at_once,
             )
         if "decode" in options.sections:
-            _keep(options, "decode", {"run": run} | compare_lookup(bench, options.questions // 2, progress))
+            decoded = max(1, options.questions // 2)
+            _keep(options, "decode", {"run": run} | compare_lookup(bench, decoded, progress))
         if "routers" in options.sections:
-            _keep(options, "routers", {"run": run} | compare_routers(bench, options.questions // 5, progress))
+            routed = max(1, options.questions // 5)
+            _keep(options, "routers", {"run": run} | compare_routers(bench, routed, progress))
     draw(json.loads(options.results.read_text(encoding="utf-8")), options.results.with_suffix(".png"))
 
 
-def _climb_all(
-    bench: Bench, anchors: Anchors, run: Figures, options: argparse.Namespace, progress: Progress
-) -> None:
+def _climb_all(bench: Bench, run: Figures, options: argparse.Namespace, progress: Progress) -> None:
     """Climb every ladder asked for; figures of the others stay."""
-    ways = Ways(anchors, options.shares[0], options.method)
+    ways = Ways(bench.anchors, options.shares[0], options.method, options.compacted)
     for ladder in LADDERS:
         if ladder.set not in options.sets:
             continue
@@ -109,11 +106,17 @@ def summarise(results: Mapping[str, Any]) -> Figures:
         if ladder.name in ladders:
             routed = ladders[ladder.name]["steps"]["L1 to L2"]
             figures[f"l1_l2_kl{suffix}"] = routed["divergence_nats"]
+            figures[f"l1_l2_kl{suffix}_interval"] = routed["divergence_nats_interval"]
             figures[f"l1_l2_top1{suffix}"] = routed["same_best"]
-    if LADDERS[0].name in ladders:
-        change = ladders[LADDERS[0].name]["steps"]["L0 to L3"]["f1_change_points"]
-        figures["l0_l3_f1_loss"] = -change["mean"]
-        figures["l0_l3_f1_loss_interval"] = [-change["high"], -change["low"]]
+            figures[f"l1_l2_top1{suffix}_interval"] = routed["same_best_interval"]
+    steps = ladders.get(LADDERS[0].name, {}).get("steps", {})
+    # Nothing is compacted unless a reader is told to: what is lost without that, and with it.
+    for level in ("L2", "L3"):
+        if f"L0 to {level}" in steps:
+            change, name = steps[f"L0 to {level}"]["f1_change_points"], f"l0_{level.lower()}_f1_loss"
+            figures[name] = -change["mean"]
+            figures[f"{name}_interval"] = [-change["high"], -change["low"]]
+            figures[f"{name}_questions"] = steps[f"L0 to {level}"]["questions"]
     sizes = results.get("time_to_first_token", {}).get("sizes", {})
     at = {size: told["ratios"] for size, told in sizes.items() if "ratios" in told}
     if "8000" in at:
@@ -158,6 +161,12 @@ def _parse() -> argparse.Namespace:
         "--shares", type=_shares, default=SHARES, help="of the blocks a router keeps; the first is judged by"
     )
     parser.add_argument("--method", choices=METHODS, default=METHOD, help="of compaction")
+    parser.add_argument(
+        "--compacted",
+        type=float,
+        default=1.0,
+        help="share of the questions asked of L3, such as .5",
+    )
     parser.add_argument("--rows", type=Path, help="folder that keeps each question's row, to go on later")
     parser.add_argument("--sizes", type=_counts, default=SIZES, help="tokens of a prompt, such as 2000,8000")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """Questions with their passages among others, for the reader's ladder: paragraphs, multi-hop, chats.
 
 The others are the nearest by BM25, so that there is something to mix up; all stand in a seeded order.
+Questions of one paragraph are shown the same, so that it is read and remembered once for all of them.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.reader_parts import among, questions
-from bench.squad13 import DATA, Bm25, Squad
+from bench.squad13 import DATA, Bm25, Question, Squad
 from memory.values import Evidence, PassageId
 
 LONGEST = 4_000
 """Longer texts are left out, in characters, with the questions that need them: some chats fill a window."""
 
 SEED = 5
+TOGETHER = 4
+"""So many questions of a paragraph are asked at most: nine of ten paragraphs of ``squad13`` have as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,25 @@ class Case:
     answers: tuple[str, ...]
 
 
-def squad_cases(squad: Squad, count: int, passages: int) -> list[Case]:
-    """Return questions of ``squad13``, each with its paragraph among the nearest others."""
-    return [
-        Case(question.text, tuple(among(squad, question, passages)), question.answers)
-        for question in questions(squad, count)
-    ]
+def squad_cases(squad: Squad, count: int, passages: int, together: int = TOGETHER) -> list[Case]:
+    """Return questions of ``squad13``, those of a paragraph one after another; no question is likelier drawn.
+
+    All are put in one seeded order: paragraphs come as their first questions do, so that a paragraph's chance
+    grows with its questions, and of each the first ``together`` are asked. They are shown their paragraph
+    among the nearest to all of them.
+    """
+    by_paragraph: dict[str, list[Question]] = {}
+    for question in questions(squad):
+        by_paragraph.setdefault(question.gold, []).append(question)
+    cases: list[Case] = []
+    for group in by_paragraph.values():
+        asked = group[:together]
+        all_of_them = replace(asked[0], text=" ".join(question.text for question in asked))
+        names = tuple(among(squad, all_of_them, passages))
+        cases += [Case(question.text, names, question.answers) for question in asked]
+        if len(cases) >= count:
+            break
+    return cases[:count]
 
 
 def load_cases(

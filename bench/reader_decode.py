@@ -1,7 +1,8 @@
 """How fast an answer is written, with guesses looked up in what was read and without, on the same readings.
 
 Both write the same words: guesses are only kept where greedy decoding would have said the same (but for
-rounding: in bfloat16 several tokens at once are not to the last bit what one by one are).
+rounding: in bfloat16 several tokens at once are not to the last bit what one by one are). Processor time is
+taken, not the clock's: other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.progress import Progress
 
 from bench.figures import Figures, spread
-from bench.reader_parts import SPARE, Bench, among, questions
+from bench.reader_cases import squad_cases
+from bench.reader_parts import SPARE, Bench
 from bench.reader_readings import write
 from reader.guessing import GUESSED_TOKENS
 from reader.lookup import MATCHED_TOKENS, look_up
@@ -28,26 +30,26 @@ WAYS: Mapping[str, Callable[[Sequence[int]], Sequence[int]]] = {"with_lookup": l
 
 
 def compare_lookup(bench: Bench, count: int, progress: Progress) -> Figures:
-    """Return tokens a second of greedy answers, up to what ends them; the first comes with the prompt.
+    """Return tokens a processor second of greedy answers, up to what ends them.
 
-    Where the first token ends an answer there is nothing to time.
+    The first comes with the prompt. Where the first token ends an answer there is nothing to time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     tokens: list[int] = []
     same = 0
-    asked = questions(bench.squad, count)
+    asked = squad_cases(bench.squad, count, PASSAGES)
     task = progress.add_task("decode", total=count)
-    for question in asked:
-        names = among(bench.squad, question, PASSAGES)
-        cut = bench.cut(question.text, names)
+    for case in asked:
+        cut = bench.cut(case.question, case.names)
         opening = bench.open(cut)
-        reading = bench.read(bench.place(cut, bench.remember(cut, names, opening), opening, spare=SPARE))
+        memories = bench.remember(cut, case.names, opening)
+        reading = bench.read(bench.place(cut, memories, opening, spare=SPARE))
         prompt = cut.tokens()
         written, took = {}, {}
         for name, guess in WAYS.items():
-            started = time.perf_counter()
+            started = time.process_time()
             written[name] = write(reading, prompt, bench.ends, guess=guess)
-            took[name] = time.perf_counter() - started
+            took[name] = time.process_time() - started
         same += written["with_lookup"] == written["without"]
         if all(written.values()):
             tokens.append(len(written["without"]))
@@ -64,7 +66,7 @@ def compare_lookup(bench: Bench, count: int, progress: Progress) -> Figures:
         "same_words": same,
     }
     if tokens:
-        figures["tokens_per_second"] = {name: round(sum(tokens) / sum(seconds[name]), 2) for name in WAYS}
+        figures["tokens_per_cpu_second"] = {name: round(sum(tokens) / sum(seconds[name]), 2) for name in WAYS}
         figures["by_question"] = {
             name: spread([count / each for count, each in zip(tokens, seconds[name], strict=True)], digits=2)
             for name in WAYS

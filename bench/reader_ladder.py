@@ -3,14 +3,19 @@
 L0 reads the whole prompt by the model's own attention. L1 has passages remembered and sees all blocks of
 them, L2 is routed, L3 has the memories compacted, too. Of each: the greedy answer against the accepted ones,
 as SQuAD's script compares them; and over the tokens of the right answer how far the next token's distribution
-is from the step before, in nats, and how often the likeliest token is the same.
+is from the step before, in nats, and how often the likeliest token is the same. L0 to L1 is what answers from
+two passages do, L0 to L2 those from more; nothing is compacted unless a reader is told to.
+
+Questions that are shown the same passages come one after another, so that these are read and remembered once
+for all of them; intervals are drawn of such groups, whose questions are not strangers to each other. L3 can
+be left to a share of the groups.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +25,11 @@ import numpy as np
 from rich.progress import Progress
 
 from bench.figures import Figures
-from bench.hierarchy import interval
+from bench.hierarchy import DRAWS, SEED
 from bench.reader_cases import Case, load_cases, squad_cases
 from bench.reader_parts import SPARE, WHOLE, Bench, route
 from bench.reader_readings import JointReading, Read, Reading, SlotReading, ask, write
 from bench.squad13 import exact_match, f1
-from reader.passages import Memory
 from reader.routing import Anchors, Router
 
 ALL = ("L0", "L1", "L2", "L3")
@@ -65,11 +69,15 @@ LADDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """How L2 and L3 read: anchors, the share of blocks that may be kept, the method of compaction."""
+    """How L2 and L3 read: anchors, the share of blocks that may be kept, the method of compaction.
+
+    ``compacted`` is the share of groups of questions that L3 is read of.
+    """
 
     anchors: Anchors
     share: float
     method: str
+    compacted: float = 1.0
 
 
 def cases_of(bench: Bench, ladder: Ladder, count: int) -> list[Case]:
@@ -93,51 +101,75 @@ def climb(
 ) -> None:
     """Ask every question of a ladder and tell the figures so far after every few of them.
 
-    What each question gave is added to ``rows_file``; questions that it has already are not asked again.
+    What each question gave is added to ``rows_file``; what it has already of the same model and ways is not
+    asked again.
     """
-    rows = _read_rows(rows_file)
+    made_by: Row = {
+        "model": bench.writer.name,
+        "precision": str(bench.shape.dtype),
+        "anchors": list(ways.anchors.layers),
+        "share": ways.share,
+        "method": ways.method,
+    }
+    rows = _read_rows(rows_file, made_by)
+    groups = list(dict.fromkeys(case.names for case in cases))
+    at_once = JointReading(bench.model)
     task = progress.add_task(ladder.name, total=len(cases))
     for number, case in enumerate(cases, start=1):
-        if case.question not in rows:
-            rows[case.question] = climb_one(bench, ladder, case, ways)
+        levels = _levels_of(ladder, groups.index(case.names), ways.compacted)
+        row = rows.get(_key(case))
+        if row is None or not set(levels) <= set(row["levels"]):
+            row = climb_one(bench, levels, case, ways, at_once) | {"made_by": made_by}
+            rows[_key(case)] = row
             if rows_file is not None:
                 with rows_file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"question": case.question, **rows[case.question]}) + "\n")
+                    file.write(json.dumps(row) + "\n")
         if number % EVERY == 0 or number == len(cases):
-            so_far = [rows[each.question] for each in cases[:number]]
-            told(summarise(so_far, ladder, ways))
+            told(summarise([rows[_key(each)] for each in cases[:number]], ladder, ways))
         progress.advance(task)
     progress.remove_task(task)
 
 
-def climb_one(bench: Bench, ladder: Ladder, case: Case, ways: Ways) -> Row:
-    """Return what one question gives on every level."""
+def _levels_of(ladder: Ladder, group: int, compacted: float) -> Sequence[str]:
+    """Return the levels that a group of questions is read on: the groups with L3 lie evenly."""
+    if int((group + 1) * compacted) > int(group * compacted):
+        return ladder.levels
+    return [level for level in ladder.levels if level != "L3"]
+
+
+def climb_one(bench: Bench, levels: Sequence[str], case: Case, ways: Ways, at_once: JointReading) -> Row:
+    """Return what one question gives on so many levels; L0 goes on from what ``at_once`` read last.
+
+    The first question of a group pays for what all of them share.
+    """
     started = time.process_time()
     cut = bench.cut(case.question, case.names)
     opening = bench.open(cut)
     tokens = bench.writer.ids(case.answers[0])[:ASKED]
     prompt = cut.tokens()
-    memories: dict[str, Sequence[Memory]] = {}
-    for level, how in (("L1", WHOLE), ("L3", ways.method)):
-        if level in ladder.levels:
-            memories[level] = bench.remember(cut, case.names, opening, how)
+    bench.make(cut, case.names, opening, [WHOLE, ways.method] if "L3" in levels else [WHOLE])
     remembered = time.process_time()
 
-    row: Row = {"tokens": len(prompt), "levels": {}, "steps": {}}
+    row: Row = {"question": case.question, "names": case.names, "tokens": len(prompt)}
+    row |= {"levels": {}, "steps": {}, "cpu_seconds_remembering": remembered - started}
     reads: dict[str, Read] = {}
-    for level in ladder.levels:
+    for level in levels:
+        began = time.process_time()
         router: Router | None = None
         if level == "L0":
-            reading: Reading = JointReading(bench.model, prompt)
+            at_once.turn_to(prompt)
+            reading: Reading = at_once
         else:
-            placed = bench.place(cut, memories["L3" if level == "L3" else "L1"], opening, spare=SPARE)
+            memories = bench.remember(cut, case.names, opening, ways.method if level == "L3" else WHOLE)
+            placed = bench.place(cut, memories, opening, spare=SPARE)
             if level == "L1":
                 row["tokens_read"] = len(placed.tokens)
             router = None if level == "L1" else route(ways.anchors, ways.share)
             reading = bench.read(placed, router)
         if router is not None:
             row[f"looked_at_{level}"] = router.told.chosen / router.told.seen if router.told.seen else 1.0
-        answer = bench.text(write(reading, prompt, bench.ends))
+        written = write(reading, prompt, bench.ends)
+        answer = bench.text(written)
         if isinstance(reading, SlotReading) and router is not None:
             # What was chosen for the answer written is not for the one asked about.
             reading.router = route(ways.anchors, ways.share)
@@ -147,34 +179,43 @@ def climb_one(bench: Bench, ladder: Ladder, case: Case, ways: Ways) -> Row:
             "f1": f1(answer, case.answers),
             "surprise_nats": reads[level].surprise,
             "answer": answer,
+            "tokens_written": len(written),
+            "cpu_seconds": time.process_time() - began,
         }
-    for lower, upper in _steps(ladder.levels):
+    for lower, upper in _steps(levels):
         row["steps"][_step(lower, upper)] = reads[upper].against(reads[lower])
-    ended = time.process_time()
-    return row | {"cpu_seconds": ended - started, "cpu_seconds_remembering": remembered - started}
+    return row | {"cpu_seconds": time.process_time() - started}
 
 
 def summarise(rows: Sequence[Row], ladder: Ladder, ways: Ways) -> Figures:
-    """Return the figures of all questions asked so far."""
-    levels: dict[str, dict[str, float]] = {
-        level: {
-            name: _mean([row["levels"][level][name] for row in rows])
-            for name in ("exact_match", "f1", "surprise_nats")
-        }
-        for level in ladder.levels
-    }
+    """Return the figures of all questions asked so far, of each level and step those that it was read of."""
+    levels: Figures = {}
+    for level in ladder.levels:
+        read = [row["levels"][level] for row in rows if level in row["levels"]]
+        if read:
+            names = ("exact_match", "f1", "surprise_nats")
+            levels[level] = {name: _mean([one[name] for one in read]) for name in names}
     steps: Figures = {}
     for lower, upper in _steps(ladder.levels):
         name = _step(lower, upper)
-        change = [100 * (row["levels"][upper]["f1"] - row["levels"][lower]["f1"]) for row in rows]
+        read = [row for row in rows if name in row["steps"]]
+        if not read:
+            continue
+        groups = [tuple(row["names"]) for row in read]
+        change = [100 * (row["levels"][upper]["f1"] - row["levels"][lower]["f1"]) for row in read]
+        divergence, same = ([row["steps"][name][at] for row in read] for at in (0, 1))
         steps[name] = {
-            "divergence_nats": _mean([row["steps"][name][0] for row in rows]),
-            "same_best": _mean([row["steps"][name][1] for row in rows]),
-            "f1_change_points": interval(np.array(change)),
-            "same_answer": _mean([_same(row, lower, upper) for row in rows]),
+            "questions": len(read),
+            "divergence_nats": _mean(divergence),
+            "divergence_nats_interval": _bounds(divergence, groups),
+            "same_best": _mean(same),
+            "same_best_interval": _bounds(same, groups),
+            "f1_change_points": interval_of_groups(change, groups),
+            "same_answer": _mean([_same(row, lower, upper) for row in read]),
         }
     figures: Figures = {
         "questions": len(rows),
+        "groups": len({tuple(row["names"]) for row in rows}),
         "tokens": _mean([row["tokens"] for row in rows], 1),
         "tokens_read": _mean([row["tokens_read"] for row in rows], 1),
         "share_kept_at_most": ways.share,
@@ -184,11 +225,30 @@ def summarise(rows: Sequence[Row], ladder: Ladder, ways: Ways) -> Figures:
         "cpu_seconds_remembering_per_question": _mean([row["cpu_seconds_remembering"] for row in rows], 2),
     }
     for level in ("L2", "L3"):
-        if level in ladder.levels:
-            figures[f"blocks_looked_at_{level}"] = _mean([row[f"looked_at_{level}"] for row in rows])
-    if "L3" in ladder.levels:
+        if level in levels:
+            looked = [row[f"looked_at_{level}"] for row in rows if level in row["levels"]]
+            figures[f"blocks_looked_at_{level}"] = _mean(looked)
+    if "L3" in levels:
         figures["compacted_by"] = ways.method
     return figures | {"gates": _gates(steps)}
+
+
+def interval_of_groups(values: Sequence[float], groups: Sequence[Hashable]) -> Figures:
+    """Return the mean of all values and its 95 % interval, by a bootstrap that draws groups, not values."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers))
+    for value, group in zip(values, groups, strict=True):
+        sums[numbers[group]] += value
+        counts[numbers[group]] += 1
+    drawn = np.random.default_rng(SEED).integers(0, len(numbers), (DRAWS, len(numbers)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
+    told = {"mean": np.mean(values), "low": low, "high": high}
+    return {name: round(float(value), 5) for name, value in told.items()}
+
+
+def _bounds(values: Sequence[float], groups: Sequence[Hashable]) -> list[object]:
+    found = interval_of_groups(values, groups)
+    return [found["low"], found["high"]]
 
 
 def _gates(steps: Mapping[str, Any]) -> Figures:
@@ -205,9 +265,10 @@ def _gates(steps: Mapping[str, Any]) -> Figures:
 
 
 def _steps(levels: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each level with the one before it, and the first with the last."""
+    """Return each level with the one before it, and the first with those that answers can be of."""
     apart = list(pairwise(levels))
-    return apart if len(levels) == 2 else [*apart, (levels[0], levels[-1])]
+    far = [(levels[0], upper) for upper in ("L2", "L3") if upper in levels]
+    return list(dict.fromkeys([*apart, *far]))
 
 
 def _step(lower: str, upper: str) -> str:
@@ -222,8 +283,13 @@ def _mean(values: Sequence[float], digits: int = 4) -> float:
     return round(float(np.mean(values)), digits)
 
 
-def _read_rows(path: Path | None) -> dict[str, Row]:
+def _key(case: Case) -> tuple[object, ...]:
+    return (case.question, *case.names)
+
+
+def _read_rows(path: Path | None, made_by: Row) -> dict[tuple[object, ...], Row]:
+    """Return rows by question and passages, the last of each that was made the same way."""
     if path is None or not path.exists():
         return {}
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {row.pop("question"): row for row in rows}
+    return {(row["question"], *row["names"]): row for row in rows if row.get("made_by") == made_by}

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from bench.reader_readings import WRITTEN, Read, SlotReading
 from bench.squad13 import Question, Squad
 from embedding.models import ModelStore
 from memory.values import Evidence, PassageId
-from reader.anchors import Recorder, choose_anchors
 from reader.attention.function import run, use_slots, windows_of
 from reader.attention.rotary import Rotary
 from reader.compaction.attention_matching import match_attention
@@ -28,16 +28,15 @@ from reader.compaction.reconstruction import keep_for_reconstruction
 from reader.drafts import DraftSplitter
 from reader.language_model import GUESSED_TOKENS, READ_AGAIN, Cut, LanguageModelWriter, Text, end_tokens
 from reader.loading import load_language_model
-from reader.passages import Memory, WholeMemory, compress, read_alone, take_out
+from reader.passages import Memory, WholeMemory, best_bits, compress, read_alone, take_out
 from reader.placing import Passage, Placed, lay_out
 from reader.prompt import FIRST_NUMBER, Prompt, before_fence, build_prompt
 from reader.routers.exact import exact
-from reader.routing import UNROUTED, Anchors, Router, Rule
+from reader.routing import Anchors, Router, Rule
 from service.models import find_weights
 from service.settings import Settings
 
 MARK = "5eed1e55"
-ANCHORS = 6
 KEPT = 0.5
 SPARE = WRITTEN + 1 + GUESSED_TOKENS
 WHOLE = "whole"
@@ -75,6 +74,11 @@ class Bench:
         self.made: dict[tuple[str, str], Made] = {}
         self.openings: dict[tuple[int, ...], WholeMemory] = {}
 
+    @cached_property
+    def anchors(self) -> Anchors:
+        """The layers that choose, as for answers."""
+        return self.writer.get_anchors()
+
     def prompt(self, question: str, names: Sequence[str]) -> Prompt:
         """Return the prompt that a reader would make."""
         evidence = [self.shown[name] for name in names]
@@ -94,32 +98,50 @@ class Bench:
 
     def remember(self, cut: Cut, names: Sequence[str], opening: Memory, how: str = WHOLE) -> list[Memory]:
         """Return memories of passages, each made once: whole, or compacted by a method."""
-        for name, text in zip(names, cut.texts, strict=True):
-            if (name, how) not in self.made:
-                started = time.perf_counter()
-                memory = self._make(Passage((), cut.opening, opening), text, how)
-                self.made[name, how] = Made(memory, len(text.body), time.perf_counter() - started)
+        self.make(cut, names, opening, [how])
         return [self.made[name, how].memory for name in names]
 
-    def _make(self, before: Passage, text: Text, how: str) -> Memory:
-        """Return what the reader would: whatever its number is, a passage is read as the first."""
-        header = self.writer.ids(FIRST_NUMBER)
+    def make(self, cut: Cut, names: Sequence[str], opening: Memory, ways: Sequence[str]) -> None:
+        """Make memories of passages in several ways, where there are none; for all ways a text is read once.
+
+        What it takes to read it is part of the time of the first way that is made.
+        """
+        before = Passage((), cut.opening, opening)
+        for name, text in zip(names, cut.texts, strict=True):
+            wanted = [how for how in ways if (name, how) not in self.made]
+            if not wanted:
+                continue
+            started = time.perf_counter()
+            whole = self._read_whole(before, text)
+            for how in wanted:
+                memory = self._make(before, text, whole, how)
+                ended = time.perf_counter()
+                self.made[name, how] = Made(memory, len(text.body), ended - started)
+                started = ended
+
+    def _read_whole(self, before: Passage, text: Text) -> WholeMemory:
+        """Return a text's keys and values as they are; whatever its number is, it is read as the first."""
+        placed = lay_out(self.shape, self.rotary, before, [], [*self.writer.ids(FIRST_NUMBER), *text.body])
+        run(self.model, placed.tokens, [placed.segment], keep=1)
+        return WholeMemory(*take_out(placed.slots, self.rotary, placed.segment.places[-len(text.body) :]))
+
+    def _make(self, before: Passage, text: Text, whole: WholeMemory, how: str) -> Memory:
+        """Return what the reader would."""
         kept = max(17, round(KEPT * len(text.body)))
         if how == WHOLE or kept >= len(text.body):
-            placed = lay_out(self.shape, self.rotary, before, [], [*header, *text.body])
-            run(self.model, placed.tokens, [placed.segment], keep=1)
-            own = placed.segment.places[-len(text.body) :]
-            return compress(*take_out(placed.slots, self.rotary, own))
+            return compress(whole.keys, whole.values, best_bits(self.shape.device))
         return compact(
             self.model,
             self.shape,
             self.rotary,
             before,
-            header,
+            self.writer.ids(FIRST_NUMBER),
             text.body,
             text.body,
             method=METHODS[how],
             kept=kept,
+            whole=whole,
+            bits=best_bits(self.shape.device),
         )
 
     def place(
@@ -165,27 +187,6 @@ def open_bench(
     path, digest = find_weights(ModelStore(settings.models_cache).get(name))
     model, tokenizer = load_language_model(path, digest=digest, converted=settings.models_cache / "converted")
     return Bench(model.to(dtype), tokenizer, name, squad or Squad())
-
-
-def find_anchors(bench: Bench, placed: Placed) -> Anchors:
-    """Return the anchors that keep the most of the attention on one reading."""
-    recorder = Recorder()
-    everything = Rule(mass=1.0, least=1 << 20, share=1.0, trust=0.0, short=0)
-    router = Router(recorder, Anchors(routable(bench)), everything)
-    run(bench.model, placed.tokens, [placed.segment], keep=1, router=router)
-    return choose_anchors(recorder.masses, ANCHORS)
-
-
-def routable(bench: Bench) -> list[int]:
-    """Return the layers that can be routed."""
-    return [layer for layer, window in enumerate(bench.windows) if window is None and layer >= UNROUTED]
-
-
-def learn_anchors(bench: Bench, tokens: int) -> Anchors:
-    """Return a model's anchors, found on one prompt of about so many tokens: the last question's."""
-    cut, names = long_prompt(bench, questions(bench.squad)[-1], tokens)
-    opening = bench.open(cut)
-    return find_anchors(bench, bench.place(cut, bench.remember(cut, names, opening), opening))
 
 
 def route(anchors: Anchors, share: float) -> Router:

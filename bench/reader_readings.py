@@ -14,11 +14,10 @@ from typing import Any, Protocol
 import torch
 from transformers import DynamicCache
 
-from reader.attention.function import NAME, run
-from reader.attention.slots import Segment
+from reader.attention.function import NAME, Attends, run
+from reader.attention.slots import Segment, cut_tiles
 from reader.lookup import look_up
-from reader.placing import Placed
-from reader.routing import Router
+from reader.placing import TILE, Placed
 
 WRITTEN = 32
 """An answer has so many tokens at most."""
@@ -60,20 +59,21 @@ class Reading(Protocol):
 class SlotReading:
     """Passages in their places; what is new of them is read when this is made."""
 
-    def __init__(self, model: Any, placed: Placed, router: Router | None = None) -> None:
+    def __init__(self, model: Any, placed: Placed, router: Attends | None = None) -> None:
         self._model, self._slots = model, placed.slots
         self.router = router
         """By whom the tokens to come are routed."""
         self._end = placed.end
-        self.first = run(model, placed.tokens, [placed.segment], keep=1, router=router)[-1]
+        self.first = run(model, placed.tokens, [placed.segment], keep=1, router=router, whole=False)[-1]
 
-    def read(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Go on with tokens; return the logits after each, (tokens, words)."""
+    def read(self, tokens: Sequence[int], keep: int | None = None) -> torch.Tensor:
+        """Go on with tokens; return the logits after each, or the last ``keep``, (tokens, words)."""
         count = len(tokens)
         positions = torch.arange(self._end, self._end + count, device=self._slots.shape.device)
-        segment = Segment(self._slots, 0, self._slots.place(positions), positions, (0, count))
+        cuts = cut_tiles([count], TILE)
+        segment = Segment(self._slots, 0, self._slots.place(positions), positions, cuts)
         self._end += count
-        return run(self._model, tokens, [segment], keep=count, router=self.router)
+        return run(self._model, tokens, [segment], keep=keep or count, router=self.router)
 
     def go_back(self, count: int) -> None:
         """Forget the last so many tokens."""
@@ -84,10 +84,25 @@ class SlotReading:
 class JointReading:
     """A whole prompt, read at once by the model's own attention (torch's) over transformers' own cache."""
 
-    def __init__(self, model: Any, tokens: Sequence[int]) -> None:
+    first: torch.Tensor
+
+    def __init__(self, model: Any, tokens: Sequence[int] = ()) -> None:
         self._model = model
         self._cache = DynamicCache(config=model.config)
-        self.first = self._run(tokens, 1)[-1]
+        self._tokens: list[int] = []
+        if tokens:
+            self.turn_to(tokens)
+
+    def turn_to(self, tokens: Sequence[int]) -> None:
+        """Read another prompt; what both begin with is not read again."""
+        alike = 0
+        for known, token in zip(self._tokens, tokens[:-1], strict=False):
+            if known != token:
+                break
+            alike += 1
+        self.go_back(len(self._tokens) - alike)
+        self.first = self._run(tokens[alike:], 1)[-1]
+        self._tokens = [*tokens]
 
     def read(self, tokens: Sequence[int]) -> torch.Tensor:
         """Go on with tokens; return the logits after each, (tokens, words)."""

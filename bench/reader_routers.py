@@ -3,37 +3,39 @@
 A density is the part of the blocks that a router has free choice of: prefix, question, the nearest blocks and
 the first ones of passages come on top, and ``blocks_looked_at`` counts them all.
 
-What is kept is judged on one reading that sees everything, so that all routers are asked the same; then each
-reads by itself, and its distributions over the answer's tokens stand against those of all blocks. The first
-question is not judged: the model's anchors are found on it.
+Several questions are asked of each of a few long prompts, whose passages are remembered and begun once, seen
+whole: what routers choose for is the question and its answer, each time anew. What is kept is judged on one
+reading that sees everything, so that all routers are asked the same; then each reads by itself, and its
+distributions over the answer's tokens stand against those of all blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from rich.progress import Progress
 
 from bench.figures import Figures
-from bench.reader_parts import ANCHORS, Bench, find_anchors, long_prompt, means, questions, routable
-from bench.squad13 import Question
+from bench.reader_parts import Bench, long_prompt, means, questions
+from bench.reader_readings import Read, SlotReading
+from reader.anchors import COUNT, routable
 from reader.attention.dense import Logits
-from reader.attention.function import run
 from reader.attention.slots import Segment
-from reader.placing import Placed
 from reader.routers.exact import exact
 from reader.routers.flexprefill import flexprefill
 from reader.routers.mean import mean
 from reader.routers.moba import moba
 from reader.routers.prism import Prism, fast_channels
 from reader.routers.quest import quest
-from reader.routing import UNROUTED, Anchors, Router, Rule, Score, spread_anchors
+from reader.routing import UNROUTED, Anchors, Router, Rule, Score
 
 DENSITIES = (0.05, 0.1, 0.2)
 TOKENS = 4_000
 """Of a prompt, about."""
+TOGETHER = 4
+"""So many questions are asked of each prompt at most."""
 
 
 class Survey:
@@ -42,7 +44,7 @@ class Survey:
     def __init__(self, routers: Mapping[str, Router]) -> None:
         self.routers = routers
         self.kept: dict[str, list[float]] = {name: [] for name in routers}
-        self._open = Router(exact, Anchors([UNROUTED]), Rule(least=1 << 20, share=1.0, trust=2.0))
+        self._open = Router(exact, Anchors([UNROUTED]), Rule(least=1 << 20, share=1.0, trust=0.0))
 
     def hear(self, layer: int, queries: torch.Tensor, how: Logits) -> None:
         """Take no note."""
@@ -63,45 +65,71 @@ class Survey:
 def compare_routers(bench: Bench, count: int, progress: Progress, tokens: int = TOKENS) -> Figures:
     """Return what each router keeps of the attention at several densities, and how far it leads astray."""
     found: dict[str, list[tuple[float, ...]]] = {}
-    first, *others = questions(bench.squad, count + 1)
-    task = progress.add_task("routers", total=len(others))
-    scores = _scores(bench, _placer(bench, first, tokens)())
-    anchors = scores["exact at calibrated anchors"][1]
-    for question in others:
-        answer = bench.writer.ids(question.answers[0])
-        place = _placer(bench, question, tokens, answer)
-        plain = bench.answer(place(), answer)
-        placed = place()
-        blocks = placed.slots.routed
-        survey = Survey(_routers(scores, blocks))
-        run(bench.model, placed.tokens, [placed.segment], keep=1, router=survey)
-        for name, router in _routers(scores, blocks).items():
-            read = bench.answer(place(), answer, router)
-            kept = survey.kept[name]
-            told = router.told
-            found.setdefault(name, []).append(
-                (*read.against(plain), told.chosen / told.seen, sum(kept) / len(kept), read.surprise)
-            )
-        progress.advance(task)
+    scores = _scores(bench)
+    task = progress.add_task("routers", total=count)
+    asked = 0
+    prompts = 0
+    for first in questions(bench.squad):
+        if asked == count:
+            break
+        cut, names = long_prompt(bench, first, tokens)
+        alike = [one for one in questions(bench.squad) if one.gold in names][: min(TOGETHER, count - asked)]
+        cuts = [bench.cut(one.text, names) for one in alike]
+        answers = [bench.writer.ids(one.answers[0]) for one in alike]
+        opening = bench.open(cut)
+        spare = max(len(each.rest) + len(answer) for each, answer in zip(cuts, answers, strict=True))
+        memories = bench.remember(cut, names, opening)
+        placed = bench.place(replace(cut, rest=()), memories, opening, spare=spare)
+        begun = bench.read(placed)
+        for each, answer in zip(cuts, answers, strict=True):
+            plain = _answer(begun, each.rest, answer)
+            survey = Survey(_routers(scores, placed.slots.routed))
+            _answer(begun, each.rest, answer, survey)
+            for name, router in _routers(scores, placed.slots.routed).items():
+                read = _answer(begun, each.rest, answer, router)
+                kept, told = survey.kept[name], router.told
+                found.setdefault(name, []).append(
+                    (*read.against(plain), told.chosen / told.seen, sum(kept) / len(kept), read.surprise)
+                )
+            progress.advance(task)
+        asked += len(alike)
+        prompts += 1
     progress.remove_task(task)
-    names = ("divergence_nats", "same_best", "blocks_looked_at", "kept", "surprise_nats")
+    columns = ("divergence_nats", "same_best", "blocks_looked_at", "kept", "surprise_nats")
     return {
-        "questions": len(others),
+        "questions": asked,
+        "prompts": prompts,
         "tokens": tokens,
-        "calibrated_anchors": list(anchors.layers),
-        "found": {name: means(rows, names) for name, rows in found.items()},
+        "calibrated_anchors": list(bench.anchors.layers),
+        "found": {name: means(rows, columns) for name, rows in found.items()},
         "against": "all blocks of the same memories",
     }
 
 
-def _scores(bench: Bench, placed: Placed) -> dict[str, tuple[Score, Anchors]]:
+def _answer(
+    begun: SlotReading, question: Sequence[int], answer: Sequence[int], router: Router | Survey | None = None
+) -> Read:
+    """Return the distributions over an answer's tokens; the reading stays where it is."""
+    begun.router = router
+    tokens = [*question, *answer[:-1]]
+    logits = begun.read(tokens, keep=len(answer))
+    begun.go_back(len(tokens))
+    return Read(logits.float().log_softmax(-1), torch.tensor(list(answer)))
+
+
+def spread(layers: Sequence[int], count: int) -> Sequence[int]:
+    """Return ``count`` of the layers at most, evenly spread, the first among them."""
+    return layers[:: max(1, -(-len(layers) // count))]
+
+
+def _scores(bench: Bench) -> dict[str, tuple[Score, Anchors]]:
     """Return the routers by name: a score, and the layers where it is asked."""
-    everywhere = Anchors(routable(bench))
+    everywhere = Anchors(routable(bench.windows))
     fast = fast_channels(bench.rotary.frequencies(0, bench.shape.device), bench.shape.dim)
     return {
         "exact": (exact, everywhere),
-        "exact at calibrated anchors": (exact, find_anchors(bench, placed)),
-        "exact at spread anchors": (exact, spread_anchors(bench.windows, ANCHORS)),
+        "exact at calibrated anchors": (exact, bench.anchors),
+        "exact at spread anchors": (exact, Anchors(spread(routable(bench.windows), COUNT))),
         "mean": (mean, everywhere),
         "quest": (quest, everywhere),
         "prism": (Prism(fast), everywhere),
@@ -121,12 +149,3 @@ def _routers(scores: Mapping[str, tuple[Score, Anchors]], blocks: int) -> dict[s
         for name, (score, anchors) in scores.items()
         for density in DENSITIES
     }
-
-
-def _placer(
-    bench: Bench, question: Question, tokens: int, answer: Sequence[int] = ()
-) -> Callable[[], Placed]:
-    """Return what lays a question's reading out, its answer written out, as often as it is called."""
-    cut, names = long_prompt(bench, question, tokens)
-    opening = bench.open(cut)
-    return partial(bench.place, cut, bench.remember(cut, names, opening), opening, more=answer)

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from memory.errors import InvalidInputError
 
@@ -64,6 +64,8 @@ class PypiSource:
 
 
 Source = LocalSource | HubSource | PypiSource
+Kind = Literal["embedder", "reader", "speech"]
+"""What a model is for: vectors of texts, answers, or the words of recorded speech."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Model:
     """A model Lethe knows by name. ``dimensions`` is set for embedders only."""
 
     name: str
-    kind: Literal["embedder", "reader"]
+    kind: Kind
     licence: str
     context_tokens: int
     files: tuple[ModelFile, ...]
@@ -106,8 +108,8 @@ def read_manifest(path: Path = SHIPPED) -> dict[str, Model]:
 
 def _model(record: Mapping[str, Any]) -> Model:
     kind = record["kind"]
-    if kind not in ("embedder", "reader"):
-        raise ValueError(f"kind is {kind!r}, neither 'embedder' nor 'reader'")
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}, none of {', '.join(map(repr, get_args(Kind)))}")
     if (kind == "embedder") != ("dimensions" in record):
         raise ValueError("dimensions belong to embedders, and only to them")
     return Model(

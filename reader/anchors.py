@@ -3,23 +3,34 @@
 Kascade (Deshmukh et al. 2025): attention of deep layers falls on much the same keys, so that a few layers'
 choices serve all. Which, and head by head, is measured once for a model: at every layer that can be routed
 the shares of attention by block, then the anchors under which the most attention is kept. Deterministic for a
-model and a text.
+model and a text. Where found ones are kept: ``reader.anchor_files``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from reader.attention.dense import Logits
+from reader.attention.function import run, windows_of
 from reader.attention.slots import Segment
+from reader.placing import Placed
 from reader.routers.exact import exact
 from reader.routers.tiles import rank
-from reader.routing import Anchors
+from reader.routing import UNROUTED, Anchors, Router, Rule
+
+COUNT = 6
+"""So many layers choose for a model."""
+
+METHOD = 1
+"""Raised where anchors are found otherwise: kept ones are then of no use."""
 
 SHARE = 0.1
 """So many of the blocks are kept where anchors are compared."""
+
+_EVERYTHING = Rule(mass=1.0, least=1 << 20, share=1.0, trust=0.0, short=0)
 
 
 class Recorder:
@@ -32,6 +43,24 @@ class Recorder:
         """Return shares of attention by block, (tiles, kv_heads, blocks)."""
         self.masses[layer] = exact(queries, segment, layer, how)
         return self.masses[layer]
+
+
+def routable(windows: Sequence[int | None]) -> list[int]:
+    """Return the layers that can be routed, by the layers' sliding windows (``windows_of``)."""
+    return [layer for layer, window in enumerate(windows) if window is None and layer >= UNROUTED]
+
+
+def find_anchors(model: Any, placed: Placed, count: int = COUNT) -> Anchors:
+    """Return the anchors that keep the most of a transformers model's attention on one reading, read here.
+
+    A model without layers that can be routed has none.
+    """
+    layers = routable(windows_of(model))
+    if not layers:
+        return Anchors(())
+    recorder = Recorder()
+    run(model, placed.tokens, [placed.segment], keep=1, router=Router(recorder, Anchors(layers), _EVERYTHING))
+    return choose_anchors(recorder.masses, count)
 
 
 def choose_anchors(masses: Mapping[int, torch.Tensor], count: int) -> Anchors:

@@ -46,6 +46,7 @@ class _Step:
     segment: Segment
     keep: int
     alone: bool
+    router: Attends | None
     tile: int = 0
     is_running: bool = False
     logits: torch.Tensor | None = None
@@ -105,14 +106,25 @@ class Batch:
         """So many who took a step in the last pass may be back with another."""
         self._seconds = 0.0
 
-    def run(self, tokens: Sequence[int], segment: Segment, keep: int, *, alone: bool = False) -> torch.Tensor:
+    def run(
+        self,
+        tokens: Sequence[int],
+        segment: Segment,
+        keep: int,
+        *,
+        alone: bool = False,
+        router: Attends | None = None,
+    ) -> torch.Tensor:
         """Return the logits of the last ``keep`` tokens, one at least, shape (keep, words).
 
-        What is run ``alone`` is run whole, in a pass without others: the same bits whatever else goes on.
+        What is run ``alone`` is run whole, in a pass without others: the same bits whatever else goes on. It
+        may have a ``router`` of its own in place of the batch's.
         Raises ``UnavailableError`` when the model cannot run (out of memory), ``LeftError`` when who asked is
         no longer there.
         """
-        step = _Step(whose(), tokens, segment, keep, alone)
+        if router is not None and not alone:
+            raise ValueError("a pass with others has the batch's router")
+        step = _Step(whose(), tokens, segment, keep, alone, router or self._router)
         with self._changed:
             self._join(step)
             try:
@@ -227,7 +239,9 @@ class Batch:
             [token for chunk in chunks for token in chunk.tokens],
             segments,
             keep=torch.tensor(kept, dtype=torch.long, device=self._model.device),
-            router=self._router,
+            router=chunks[0].step.router,
+            # Who brings a router of its own wants to hear of all tokens in every layer.
+            whole=chunks[0].step.router is not self._router,
         )
         found = list(accumulate((chunk.keep for chunk in chunks), initial=0))
         return [logits[begin:end] for begin, end in pairwise(found)]

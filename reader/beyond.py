@@ -8,24 +8,25 @@ believed of a passage counts beside. Only what is chosen is loaded whole. Nothin
 are kept.
 
 The layer has to be measured: in the 0.5B model two of those in the midst find what tells the answer, and
-their neighbours find nothing (docs/decisions/0011).
+their neighbours find nothing (docs/decisions/0011). Passages may be read up to that layer and no further
+(``summarise_unread``): who is never chosen is never read whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from reader.attention.dense import Logits
-from reader.attention.function import run
+from reader.attention.function import run, run_up_to
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Shape
 from reader.compaction.method import Listener
-from reader.passages import PassageMemory
-from reader.placing import Passage, lay_out
+from reader.passages import PassageMemory, quantize_keys
+from reader.placing import Passage, Placed, lay_out
 
 _AT_ONCE = 32_768
 """So many keys are looked at in one step: what that takes beside them does not grow with the memory."""
@@ -36,7 +37,7 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A passage's keys at one layer: bytes, (kv_heads, tokens, dim), and their ranges, (kv_heads, 1, dim)."""
+    """A passage's keys at one layer, in eight bits: (kv_heads, tokens, dim); ranges, (kv_heads, 1, dim)."""
 
     keys: torch.Tensor
     low: torch.Tensor
@@ -46,6 +47,50 @@ class Summary:
 def summarise(memory: PassageMemory, layer: int) -> Summary:
     """Return what there is to choose a passage by, as copies: the rest of the memory may go."""
     return Summary(memory.keys[layer].clone(), memory.key_low[layer].clone(), memory.key_step[layer].clone())
+
+
+def lay_out_all(
+    shape: Shape,
+    rotary: Rotary,
+    opening: Passage,
+    header: Sequence[int],
+    texts: Sequence[Sequence[int]],
+) -> tuple[list[int], list[Placed]]:
+    """Return the tokens of one pass over texts, each behind ``opening`` and ``header``, and each laid out."""
+    tokens: list[int] = []
+    laid = []
+    for text in texts:
+        placed = lay_out(shape, rotary, opening, [], [*header, *text])
+        laid.append(replace(placed, segment=placed.segment.moved(len(tokens))))
+        tokens += placed.tokens
+    return tokens, laid
+
+
+def summarise_unread(
+    model: Any,
+    shape: Shape,
+    rotary: Rotary,
+    opening: Passage,
+    header: Sequence[int],
+    texts: Sequence[Sequence[int]],
+    layer: int,
+    *,
+    bits: torch.dtype = torch.uint8,
+) -> list[Summary]:
+    """Return the summaries of texts that are remembered later or never, read up to ``layer`` and no further.
+
+    They are those of what would be remembered behind ``opening`` and ``header`` in eight ``bits``, for a part
+    of its cost: a layer's keys follow from the layers before it.
+    """
+    tokens, laid = lay_out_all(shape, rotary, opening, header, texts)
+    run_up_to(model, tokens, [one.segment for one in laid], layer)
+    found = []
+    for one, text in zip(laid, texts, strict=True):
+        places = one.segment.places[-len(text) :]
+        keys = one.slots.keys[layer][:, places].float()
+        turned = rotary.turn_back(keys, one.slots.positions[places], layer)
+        found.append(Summary(*quantize_keys(turned, bits)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +108,9 @@ def ask(
     opening: Passage,
     before: Sequence[int],
     question: Sequence[int],
-    layer: int,
-) -> Asked:
-    """Read a question behind an opening and the words before it, and return its own queries at ``layer``.
+    layers: Sequence[int],
+) -> dict[int, Asked]:
+    """Read a question behind an opening and the words before it, and return its own queries by layer.
 
     What a prompt says besides is left out: its words look at whatever they always look at, and with them
     counted the passage that tells the answer was hardly nearer the top than any other.
@@ -73,10 +118,14 @@ def ask(
     placed = lay_out(shape, rotary, opening, [], [*before, *question])
     listener = Listener()
     run(model, placed.tokens, [placed.segment], keep=1, router=listener)
-    heard, how = listener.heard[layer]
     count = len(question)
-    turned = rotary.turn_back(heard[:, :, -count:], placed.segment.positions[-count:], layer)
-    return Asked(turned.flatten(1, 2), how)
+    positions = placed.segment.positions[-count:]
+    asked = {}
+    for layer in layers:
+        heard, how = listener.heard[layer]
+        turned = rotary.turn_back(heard[:, :, -count:], positions, layer)
+        asked[layer] = Asked(turned.flatten(1, 2), how)
+    return asked
 
 
 class Overview:
@@ -110,7 +159,7 @@ class Overview:
         for start in range(0, len(self._of), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             of, keys = self._of[part], self._keys[:, part]
-            logits = asked.how.of(queries, keys * self._step[:, of] + self._low[:, of])
+            logits = asked.how.of(queries, keys.float() * self._step[:, of] + self._low[:, of])
             higher = torch.maximum(top, logits.amax(-1, keepdim=True))
             sums *= (top - higher).exp()
             sums.index_add_(2, of, (logits - higher).exp_())

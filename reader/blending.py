@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 
-from reader.attention.dense import Logits
-from reader.attention.function import run
+from reader.attention.function import ReachedError, UpTo, run_up_to
 from reader.attention.rotary import Rotary
-from reader.attention.slots import Segment, Shape
-from reader.placing import Passage, lay_out
+from reader.attention.slots import Shape
+from reader.placing import Passage, Passing, lay_out
 
 LAYER = 1
 """Where keys are compared: the first layer whose input has seen other tokens."""
@@ -35,17 +34,22 @@ def blend(
     passages: Sequence[Passage],
     *,
     share: float = SHARE,
+    passing: Passing | None = None,
 ) -> list[Passage]:
     """Return the passages with the tokens that are to be read again (``Passage.again``).
 
-    It costs what the first layers cost on all tokens. Raises ``ValueError`` for a compacted passage.
+    It costs what the first layers cost on all tokens. ``passing`` runs the pass of the model, which is called
+    at once if it is ``None``. Raises ``ValueError`` for a compacted passage.
     """
     if any(one.memory is not None and one.memory.offsets is not None for one in passages):
         raise ValueError("a compacted passage lacks tokens that might be read again")
     bare = [replace(one, memory=None) for one in passages]
     placed = lay_out(shape, rotary, prefix, bare, [])
-    with suppress(_Enough):
-        run(model, placed.tokens, [placed.segment], keep=1, router=_Until(LAYER))
+    if passing is None:
+        run_up_to(model, placed.tokens, [placed.segment], LAYER)
+    else:
+        with suppress(ReachedError):
+            passing(placed, UpTo(LAYER, 1))
     at = len(placed.tokens) - sum(len(one.header) + len(one.body) for one in passages)
     apart = []
     for one in passages:
@@ -64,27 +68,3 @@ def blend(
         blended.append(replace(one, again=again))
         start += len(one.body)
     return blended
-
-
-class _Enough(Exception):
-    """Ends a pass whose later layers are of no use."""
-
-
-class _Until:
-    """Stands where a router does, and ends the pass once a layer's keys are in their slots."""
-
-    def __init__(self, layer: int) -> None:
-        self._layer = layer
-
-    def hear(self, layer: int, queries: torch.Tensor, how: Logits) -> None:
-        """End the pass at the layer."""
-        if layer == self._layer:
-            raise _Enough
-
-    def routes(self, layer: int, segment: Segment) -> bool:
-        """Leave everything to the plain attention."""
-        return False
-
-    def attend(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> torch.Tensor:
-        """Never asked."""
-        raise NotImplementedError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 
 from memory.errors import UnavailableError
@@ -43,7 +43,10 @@ On 300 squad13 questions with their paragraph among five it was one of these two
 
 @dataclass(slots=True)
 class _Run:
-    """What one reading cost, in milliseconds and by its writer, and what came up on its way."""
+    """What one reading cost, in milliseconds and by its writer, and what came up on its way.
+
+    Closed, it gives up its place among those who write.
+    """
 
     ranked: list[ScoredSentence] = field(default_factory=list)
     chance: float = 0.0
@@ -52,6 +55,18 @@ class _Run:
     rank_ms: float = 0.0
     check_ms: float = 0.0
     spent: Spent = field(default_factory=Spent)
+    has_place: bool = False
+    held: ExitStack = field(default_factory=ExitStack)
+
+    def take_place(self, writer: Writer) -> None:
+        """Wait for a place, unless this has one: what it asks of the model next it asks there."""
+        if not self.has_place:
+            self.held.enter_context(writer.place())
+            self.has_place = True
+
+    def close(self) -> None:
+        self.held.close()
+        self.has_place = False
 
 
 class CheckedReader:
@@ -93,13 +108,15 @@ class CheckedReader:
 
         Closing this ends the writing. Raises what the writer raises, ``UnavailableError`` for one.
         """
-        run = _Run()
         claims: list[Claim] = []
-        with closing(self._claims(question, evidence, run, shelf)) as checked:
+        with (
+            closing(_Run()) as run,
+            closing(self._claims(question, evidence, run, shelf, explain=explain)) as checked,
+        ):
             for claim in checked:
                 claims.append(claim)
                 yield claim
-        return self._reading(question, claims, evidence, run, explain=explain)
+            return self._reading(question, claims, evidence, run, explain=explain)
 
     def read(
         self,
@@ -114,12 +131,12 @@ class CheckedReader:
         ``confidence`` is the probability that the answer is right; whether there was one to be had decided
         before what is written at all. Raises as ``iter_claims`` does.
         """
-        run = _Run()
-        claims = list(self._claims(question, evidence, run, shelf))
-        return self._reading(question, claims, evidence, run, explain=explain)
+        with closing(_Run()) as run:
+            claims = list(self._claims(question, evidence, run, shelf, explain=explain))
+            return self._reading(question, claims, evidence, run, explain=explain)
 
-    def ask_closed_book(self, question: str, answer: str) -> ClosedBook:
-        """Say whether the model knew the ``answer`` without evidence. Raises as ``read`` does."""
+    def _probe(self, question: str, answer: str) -> ClosedBook:
+        """Say whether the model knew the ``answer`` without evidence."""
 
         def write(prompt: Prompt) -> str:
             with closing(self._writer.iter_text(prompt, Spent())) as texts:
@@ -132,7 +149,8 @@ class CheckedReader:
         closed_book = None
         # What was answered stands, whether or not the model can be asked once more.
         with suppress(UnavailableError):
-            closed_book = self.ask_closed_book(question, answer)
+            run.take_place(self._writer)
+            closed_book = self._probe(question, answer)
         return Explanation(
             self.name,
             run.chance,
@@ -174,7 +192,13 @@ class CheckedReader:
         )
 
     def _claims(
-        self, question: str, evidence: Sequence[Evidence], run: _Run, shelf: Shelf | None
+        self,
+        question: str,
+        evidence: Sequence[Evidence],
+        run: _Run,
+        shelf: Shelf | None,
+        *,
+        explain: bool,
     ) -> Generator[Claim, None, None]:
         started = time.perf_counter()
         ranked = run.ranked = rank_sentences(question, evidence, self._encoder)
@@ -187,6 +211,7 @@ class CheckedReader:
         run.shown = shown
         refused = answered = False
         said: set[str] = set()
+        run.take_place(self._writer)
         with closing(self._drafts(prompt, run.spent, shelf)) as drafts:
             for draft in drafts:
                 started = time.perf_counter()
@@ -202,6 +227,8 @@ class CheckedReader:
                 answered |= any(claim.supported for claim in claims)
                 run.check_ms += _since(started)
                 yield from claims
+        if not explain:
+            run.close()  # nothing more is asked of the model, however slowly the rest is taken
         if not answered and not refused:
             # What the model said does not hold, but the evidence speaks of the question: quote it.
             quoted = [to_claim(candidate) for candidate in choose_sentences(ranked)]

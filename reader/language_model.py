@@ -6,44 +6,50 @@ readings (``reader.batching``), and guesses ahead (``reader.guessing``).
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from memory.errors import CorruptionError, UnavailableError
+from memory.errors import UnavailableError
 from memory.ledger import Recipe
 from memory.ports import Shelf
 from memory.values import PassageId
-from reader.attention.function import use_slots, windows_of
+from reader.anchor_files import keep_anchors
+from reader.anchor_text import iter_anchor_prompts
+from reader.anchors import find_anchors
+from reader.attention.function import Attends, use_slots, windows_of
+from reader.attention.parallel import Parallel
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment
 from reader.batching import PASS_TOKENS, Batch
+from reader.blending import blend
 from reader.compaction.attention_matching import match_attention
 from reader.compaction.method import compact, count_kept
 from reader.draft import DraftModel
 from reader.guessing import GUESSED_TOKENS, Guess, either
 from reader.lookup import look_up
-from reader.passages import FORMAT, PassageMemory, WholeMemory, compress, from_bytes, take_out
+from reader.passages import FORMATS, PassageMemory, WholeMemory, best_bits, compress, from_bytes, take_out
 from reader.places import Places
 from reader.placing import Passage, Placed, lay_out
 from reader.prompt import FIRST_NUMBER, Prompt, build_prompt, draw_mark
 from reader.routers.exact import exact
-from reader.routing import Router, Rule, spread_anchors
+from reader.routing import Anchors, Router, Rule
 from reader.writing import Spent
 
 MOST_READINGS = 8
 """So many answers are written at once; each holds keys and values of all its prompt."""
 
 MOST_WAITING = 24
-"""So many wait for a place: together fewer than the threads that requests are served in."""
+"""So many wait for a place, each with its thread."""
 
 READ_AGAIN = 16
 """So many first tokens of a passage's fence and text are read again where it stands.
@@ -54,8 +60,11 @@ the answer's tokens were .37 nats from those of reading all at once without, .36
 with 48. Each 16 cost as many tokens of a paragraph's 190.
 """
 
-_SAME_DAY = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-"""What templates that tell the date tell: with another each day, what is remembered would last a day."""
+_SAME_DAY = "{% macro strftime_now(form) %}01 Jan 2026{% endmacro %}"
+"""Templates that tell the date tell this: with another each day, what is remembered would last a day."""
+
+_READING = 2
+"""Raised where the same model makes other bits of a passage: sums are rounded in another order, say."""
 
 _OPENINGS = 4
 """So many beginnings of prompts are kept: this process's own, that of memories, and a spare or two."""
@@ -104,22 +113,37 @@ class LanguageModelWriter:
         most_prompt_tokens: int = 3072,
         most_new_tokens: int = 128,
         routed: bool = False,
+        anchors_folder: Path | None = None,
         kept: float = 1.0,
-        most_readings: int = MOST_READINGS,
-        most_waiting: int = MOST_WAITING,
+        blended: float = 0.0,
+        temperature: float = 1.0,
+        scale: float = 1.0,
+        places: Places | None = None,
         pass_tokens: int = PASS_TOKENS,
         draft: DraftModel | None = None,
+        bits: torch.dtype | None = None,
     ) -> None:
         """``digest`` names the weights and ``mark`` what fences passages, drawn if it is ``None``: what is
         kept of passages is of use to these alone. ``routed``: of long readings only those blocks are looked
-        at that draw attention. ``draft`` guesses where the prompt has no words to look up;
-        ``InvalidInputError`` when its tokens are not this model's.
+        at that draw attention; which layers choose is kept in ``anchors_folder``, or found here, in the time
+        of reading some 2,400 tokens. ``draft`` guesses where the prompt has no words to look up;
+        ``InvalidInputError`` when its tokens are not this model's. ``places`` may be those of another writer
+        too: then so many write, and so many wait, with either.
 
-        Of a passage's tokens each head keeps a share ``kept``; all where layers have sliding windows.
+        Of a passage's tokens each head keeps a share ``kept``; all where layers have sliding windows. Of
+        what is remembered a share ``blended`` is read again where it stands (``reader.blending``), and it is
+        looked at with a ``temperature`` and ``scale`` (``reader.attention.parallel``). Raises ``ValueError``
+        for what excludes each other: blended and kept in part, routed and looked at with either.
+        ``bits``, of ``reader.passages.FORMATS``: what keys and values are kept in; ``None``: the device's.
         """
+        if blended and kept < 1.0:
+            raise ValueError("a compacted passage lacks tokens that might be read again")
+        if routed and (temperature, scale) != (1.0, 1.0):
+            raise ValueError("what is routed is looked at as it is")
         self._model = model
         self._tokenizer = tokenizer
         self._name = name
+        self._digest = digest
         context = int(model.config.max_position_embeddings)
         self._most_new_tokens = min(most_new_tokens, context // 2)
         self._most_prompt_tokens = min(most_prompt_tokens, context - self._most_new_tokens)
@@ -128,11 +152,14 @@ class LanguageModelWriter:
         if draft is not None:
             draft.check_tokens(tokenizer)
         self._draft = draft
-        self._places = Places(most_readings, waiting=most_waiting)
-        router = Router(exact, spread_anchors(windows_of(model)), Rule()) if routed else None
-        self._batch = Batch(model, most_tokens=pass_tokens, router=router)
+        self._places = places or Places(MOST_READINGS, waiting=MOST_WAITING)
         self._shape = use_slots(model)
         self._rotary = Rotary(model)
+        self._numeric_class = f"{_kind_of(self._shape.device)} {self._shape.dtype}"
+        router: Attends = Parallel(temperature=temperature, scale=scale)
+        if routed:
+            router = Router(exact, self.get_anchors(anchors_folder), Rule())
+        self._batch = Batch(model, most_tokens=pass_tokens, router=router)
         self._openings: OrderedDict[tuple[int, ...], WholeMemory] = OrderedDict()
         self._guard = threading.Lock()
         self._compacting = threading.Lock()
@@ -140,14 +167,17 @@ class LanguageModelWriter:
         self._opening = self.cut(build_prompt("", (), draw_mark, self._reserved, mark=self._mark)).opening
         has_windows = any(window is not None for window in windows_of(model))
         self._kept = 1.0 if has_windows else kept
+        self._blended = blended
+        self._bits = bits or best_bits(self._shape.device)
         self._recipe = Recipe(
             "key/value memory",
-            FORMAT,
+            FORMATS[self._bits],
             {
                 "model": digest,
-                "numeric class": f"{_kind_of(self._shape.device)} {self._shape.dtype}",
-                "opening": hashlib.sha256(repr(list(self._opening)).encode()).hexdigest(),
-                "kept": "all" if self._kept == 1.0 else f"{self._kept} by attention matching",
+                "numeric class": self._numeric_class,
+                "reading": _READING,
+                "opening": _digest_of(self._opening),
+                "kept": "all" if self._kept == 1.0 else f"{self._kept} by attention matching, solved",
             },
         )
 
@@ -179,23 +209,29 @@ class LanguageModelWriter:
         """Return how many tokens the prompt has, those of the chat template among them."""
         return len(self.cut(prompt).tokens())
 
+    def place(self) -> AbstractContextManager[None]:
+        """Hold one of the places of those who write, for as many texts as one likes, one after another.
+
+        Raises ``BusyError`` when too many wait for one, ``LeftError`` when who asked is no longer there.
+        """
+        return self._places.take()
+
     def iter_text(
         self, prompt: Prompt, spent: Spent, shelf: Shelf | None = None
     ) -> Generator[str, None, None]:
         """Yield all the text written so far after each step of the model.
 
-        Whole passages are taken from the shelf, or read once and put there. Closing this gives its place to
-        another. Raises ``BusyError`` when too many wait for one, ``UnavailableError`` when the model cannot
-        run (out of memory), and ``LeftError`` when who asked is no longer there.
+        To be called while a ``place`` is held. Whole passages are taken from the shelf, or read once and put
+        there. Raises ``UnavailableError`` when the model cannot run (out of memory), and ``LeftError`` when
+        who asked is no longer there.
         """
         cut = self.cut(prompt)
         if len(cut.tokens()) > self._most_prompt_tokens:
             cut = Cut((), (), cut.tokens()[-self._most_prompt_tokens :])
         tokens: list[int] = []
-        with self._places.take():
-            for new in self._iter_tokens(cut, spent, shelf):
-                tokens += new
-                yield self._tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
+        for new in self._iter_tokens(cut, spent, shelf):
+            tokens += new
+            yield self._tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
 
     def cut(self, prompt: Prompt) -> Cut:
         """Return a prompt's tokens, in the parts that are read and remembered each by itself."""
@@ -211,8 +247,9 @@ class LanguageModelWriter:
         if self._tokenizer.chat_template is None:
             whole = "\n\n".join(message["content"] for message in messages) + "\n\n"
         else:
+            template = _SAME_DAY + self._tokenizer.get_chat_template()
             whole = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, strftime_now=_SAME_DAY.strftime
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True
             )
         before, _, after = whole.rpartition(stand_in)
         return before, after
@@ -221,6 +258,30 @@ class LanguageModelWriter:
         """Return a text's tokens, with those that a text begins with where no template has put them there."""
         special = first and self._tokenizer.chat_template is None
         return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def get_anchors(self, folder: Path | None = None) -> Anchors:
+        """Return the layers that choose where readings are routed, found on a text of this package.
+
+        As many of its passages are read as the model takes. What was found is kept in ``folder`` and taken
+        from there. Raises as ``weigh`` does.
+        """
+        for prompt in iter_anchor_prompts(self._reserved):
+            cut = self.cut(prompt)
+            if len(cut.tokens()) <= self._most_prompt_tokens:
+                break
+        else:
+            return Anchors(())
+        passages = [Passage(text.header, text.body, None) for text in cut.texts]
+
+        def find() -> Anchors:
+            with _running():
+                before = Passage((), cut.opening, None)
+                return find_anchors(
+                    self._model, lay_out(self._shape, self._rotary, before, passages, cut.rest)
+                )
+
+        read = {"numeric class": self._numeric_class, "text": _digest_of(cut.tokens())}
+        return keep_anchors(folder, self._digest, read, find)
 
     def weigh(self, tokens: Sequence[int]) -> torch.Tensor:
         """Return the logits of the token after ``tokens``, shape (words,). Raises as ``iter_text`` does."""
@@ -257,14 +318,10 @@ class LanguageModelWriter:
     def _recall(self, texts: Sequence[Text], shelf: Shelf) -> dict[PassageId, PassageMemory]:
         """Return what is remembered of whole passages, reading those that are not on the shelf."""
         wanted = {text.of: text for text in texts if text.of is not None}
-        held = shelf.find(self._recipe, list(wanted))
+        held = shelf.find(self._recipe, list(wanted), partial(from_bytes, device=self._shape.device))
         found: dict[PassageId, PassageMemory] = {}
         for passage, text in wanted.items():
-            payload = held.get(passage)
-            try:
-                memory = None if payload is None else from_bytes(payload, self._shape.device)
-            except CorruptionError:
-                memory = None
+            memory = held.get(passage)
             if memory is None or memory.length != len(text.body):
                 behind = Passage((), self._opening, self._read_opening(self._opening))
                 memory = self._remember(behind, self.ids(FIRST_NUMBER), text.body)
@@ -276,8 +333,8 @@ class LanguageModelWriter:
         """Return what is kept of a passage's text, read behind an opening and a header."""
         kept = count_kept(len(body), self._kept)
         if kept == len(body):
-            return compress(*self._read(behind, header, body))
-        # Beside the passes that answers share: it takes several of its own, and much memory.
+            return compress(*self._read(behind, header, body), self._bits)
+        # One at a time: what is made of the pass takes much memory.
         with self._compacting, _running():
             return compact(
                 self._model,
@@ -289,7 +346,13 @@ class LanguageModelWriter:
                 body,
                 method=match_attention,
                 kept=kept,
+                bits=self._bits,
+                passing=self._run_alone,
             )
+
+    def _run_alone(self, placed: Placed, router: Attends) -> torch.Tensor:
+        """Run a pass in which something else attends, when it is its turn."""
+        return self._batch.run(placed.tokens, placed.segment, 1, alone=True, router=router)
 
     def _lay_out(self, cut: Cut, shelf: Shelf | None) -> Placed:
         # Memories hold this reader's mark: behind another they are of no use.
@@ -299,10 +362,21 @@ class LanguageModelWriter:
             Passage(text.header, text.body, remembered.get(text.of) if text.of else None)
             for text in cut.texts
         ]
+        opening = Passage((), cut.opening, self._read_opening(cut.opening))
+        if self._blended and remembered:
+            passages = blend(
+                self._model,
+                self._shape,
+                self._rotary,
+                opening,
+                passages,
+                share=self._blended,
+                passing=self._run_alone,
+            )
         return lay_out(
             self._shape,
             self._rotary,
-            Passage((), cut.opening, self._read_opening(cut.opening)),
+            opening,
             passages,
             cut.rest,
             again=READ_AGAIN,
@@ -369,6 +443,10 @@ def _kind_of(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _digest_of(tokens: Sequence[int]) -> str:
+    return hashlib.sha256(repr(list(tokens)).encode()).hexdigest()
 
 
 def _likeliest(logits: torch.Tensor) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,10 @@ class OpenAIWriter:
         """Have the model write a word, to see that it can; raises as ``iter_text`` does."""
         with closing(self.iter_text(_PROBE, Spent())) as texts:
             next(texts, None)
+
+    def place(self) -> AbstractContextManager[None]:
+        """Hold nothing: the server has a queue of its own."""
+        return nullcontext()
 
     def iter_text(
         self, prompt: Prompt, spent: Spent, shelf: Shelf | None = None

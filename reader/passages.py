@@ -2,8 +2,9 @@
 
 A passage is read once, behind a short prefix that takes the attention all texts give to their first tokens;
 the prefix's own keys are dropped. Kept in eight bits: a key's channel has a range of its own, for channels
-differ and tokens do not, a value's token has one (KIVI, Liu et al. 2024). Nothing here knows where bytes are
-kept or who asks.
+differ and tokens do not, a value's token has one (KIVI, Liu et al. 2024). Where the device computes in eight
+bits of floating point (E4M3, Micikevicius et al. 2022), they are kept in these, each channel around its own
+mean. Nothing here knows where bytes are kept or who asks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from reader.attention.rotary import Rotary
 from reader.attention.slots import BLOCK, Segment, Shape, Slots, cut_tiles
 
 _LEVELS = 255
-FORMAT = 1
+_MOST = 448.0
+"""The greatest number of E4M3."""
+
+FORMATS = {torch.uint8: 1, torch.float8_e4m3fn: 2}
+"""What keys and values may be kept in, and how payloads and recipes call it."""
+
+_FLOAT8_CAPABILITY = (8, 9)
+"""From here on CUDA devices compute in float8."""
 
 
 class Memory(Protocol):
@@ -72,8 +80,9 @@ class WholeMemory:
 class PassageMemory:
     """A passage's keys and values in eight bits, as they are when its first token stands at position 0.
 
-    ``keys`` and ``values`` are uint8, (layers, kv_heads, kept, dim); ``key_low`` and ``key_step`` are
-    float32, (layers, kv_heads, 1, dim), ``value_low`` and ``value_step`` (layers, kv_heads, kept, 1).
+    ``keys`` and ``values`` are uint8 or float8_e4m3fn, (layers, kv_heads, kept, dim), to be taken times a
+    step and added to a low, which are float32: ``key_low`` and ``key_step`` (layers, kv_heads, 1, dim),
+    ``value_low`` and ``value_step`` (layers, kv_heads, kept, 1), in float8 of the shape of the keys'.
     ``offsets`` are where kept tokens stood, int32, (layers, kv_heads, kept), ``None`` where all ``length``
     tokens are kept; ``bias`` is what is added to their logits, ``None`` for nothing.
     """
@@ -114,7 +123,7 @@ class PassageMemory:
         """Return it as safetensors; ``from_bytes`` reads it back equal."""
         named = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
         whole = {name: tensor.cpu().contiguous() for name, tensor in named.items()}
-        payload: bytes = save({"length": torch.tensor([self.length, FORMAT]), **whole})
+        payload: bytes = save({"length": torch.tensor([self.length, FORMATS[self.keys.dtype]]), **whole})
         return payload
 
 
@@ -126,8 +135,9 @@ def from_bytes(payload: bytes, device: torch.device) -> PassageMemory:
     try:
         found = load(payload)
         length, made = found["length"].tolist()
-        if made != FORMAT:
-            raise CorruptionError(f"a memory of format {made}, not {FORMAT}")
+        for name in ("keys", "values"):
+            if FORMATS.get(found[name].dtype) != made:
+                raise CorruptionError(f"a memory of format {made} with {name} in {found[name].dtype}")
         parts = {name: found[name].to(device) for name in _TENSORS if name in found}
         return PassageMemory(length, **parts)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -160,11 +170,24 @@ def take_out(slots: Slots, rotary: Rotary, places: torch.Tensor) -> tuple[torch.
     return keys, slots.values[:, :, places].float()
 
 
-def compress(keys: torch.Tensor, values: torch.Tensor) -> PassageMemory:
-    """Return keys and values, (layers, kv_heads, tokens, dim), in eight bits."""
-    in_bytes, low, step = _quantize(keys, 2)
-    value_bytes, value_low, value_step = _quantize(values, 3)
-    return PassageMemory(int(keys.shape[2]), in_bytes, low, step, value_bytes, value_low, value_step)
+def best_bits(device: torch.device) -> torch.dtype:
+    """Return what keys and values are kept in here: float8 where a device computes in it, else integers."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FLOAT8_CAPABILITY:
+        return torch.float8_e4m3fn
+    return torch.uint8
+
+
+def compress(keys: torch.Tensor, values: torch.Tensor, bits: torch.dtype = torch.uint8) -> PassageMemory:
+    """Return keys and values, (layers, kv_heads, tokens, dim), in eight bits, of ``FORMATS``."""
+    value_parts = _to_float8(values) if bits == torch.float8_e4m3fn else _quantize(values, -1)
+    return PassageMemory(int(keys.shape[2]), *quantize_keys(keys, bits), *value_parts)
+
+
+def quantize_keys(
+    keys: torch.Tensor, bits: torch.dtype = torch.uint8
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return keys, (..., tokens, dim), in eight bits, and lows and steps, (..., 1, dim)."""
+    return _to_float8(keys) if bits == torch.float8_e4m3fn else _quantize(keys, -2)
 
 
 def place(memory: Memory, slots: Slots, places: torch.Tensor, rotary: Rotary, start: int) -> None:
@@ -186,3 +209,14 @@ def _quantize(rows: torch.Tensor, dimension: int) -> tuple[torch.Tensor, torch.T
     step = (rows.amax(dimension, keepdim=True) - low) / _LEVELS
     levels = ((rows - low) / step.clamp_min(1e-12)).round_().clamp_(0, _LEVELS)
     return levels.to(torch.uint8), low, step
+
+
+def _to_float8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (floats, low, step): each channel around its mean, up to the greatest number there is.
+
+    A float's error grows with the number, so a channel far from zero would lose what its tokens differ in.
+    """
+    low = rows.mean(-2, keepdim=True)
+    around = rows - low
+    step = (around.abs().amax(-2, keepdim=True) / _MOST).clamp_min(1e-12)
+    return (around / step).clamp_(-_MOST, _MOST).to(torch.float8_e4m3fn), low, step

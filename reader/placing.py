@@ -7,11 +7,12 @@ first tokens of a passage may be read again behind it, and others that are chose
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from reader.attention.function import Attends
 from reader.attention.rotary import Rotary
 from reader.attention.slots import BLOCK, Segment, Shape, Slots, cut_tiles
 from reader.passages import Memory, place
@@ -42,6 +43,10 @@ class Placed:
     segment: Segment
     end: int
     """The position after the last token."""
+
+
+Passing = Callable[[Placed, Attends], object]
+"""Runs a pass of the model over what is laid out, in which something else attends."""
 
 
 def lay_out(
@@ -88,6 +93,7 @@ def lay_out(
             start = at
             held = slots.place(_spread(one.memory, start, shape.device), passage=number)
             place(one.memory, slots, held, rotary, start)
+            slots.remembered[held] = number >= 0
             first = 0 if number < 0 else min(again, one.memory.first)
             anew = sorted({*range(first), *one.again})
             if anew:

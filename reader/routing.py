@@ -28,17 +28,19 @@ class Rule:
     """How many blocks are kept: as many as hold ``mass`` of the attention, ``least`` at least.
 
     Not more than ``share`` of those that can be seen. All are seen when only ``short`` blocks are there, and
-    by a question and its answer when what is kept is below ``trust`` of their attention. The first tokens of
-    passages, which are read again to know where they stand, are content with what is kept. ``belief`` weighs
+    by a question and its answer when what is kept is below ``trust`` of their attention: at 1 they see all.
+    They are few, and the twentieth that .95 leaves out may be what tells the answer. The first tokens of
+    passages, which are read again to know where they stand, are content with what is kept, as are passages
+    that are read anew: each sees all of its own text besides. ``belief`` weighs
     the logarithm of recall's probability of a block's passage against that of its attention; 0 leaves recall
     out.
     Steps of decoding choose anew every ``steps``.
     """
 
     mass: float = 0.95
-    least: int = 4
-    share: float = 0.2
-    trust: float = 0.9
+    least: int = 0
+    share: float = 0.05
+    trust: float = 1.0
     short: int = 16
     belief: float = 0.0
     steps: int = 8
@@ -65,17 +67,6 @@ class Anchors:
 
     layers: Sequence[int]
     heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
-
-
-def spread_anchors(windows: Sequence[int | None], count: int = 4) -> Anchors:
-    """Return anchors evenly spread over a model's layers, none among the first two.
-
-    For models that were not calibrated (``reader.anchors``): they lead further astray than found ones.
-    ``windows`` are the layers' sliding windows, ``None`` where they see everything: only these are routed.
-    """
-    routed = [layer for layer, window in enumerate(windows) if window is None and layer >= UNROUTED]
-    step = max(1, -(-len(routed) // count))
-    return Anchors(routed[::step])
 
 
 UNROUTED = 2
@@ -144,7 +135,10 @@ class Router:
 
     def routes(self, layer: int, segment: Segment) -> bool:
         """Say whether a layer looks at a choice of blocks."""
-        return bool(self._at) and layer >= self._at[0] and segment.slots.routed > self.rule.short
+        if not self._at or layer < self._at[0] or segment.slots.routed <= self.rule.short:
+            return False
+        # The question alone, or a step of decoding, sees everything: there is nothing to choose.
+        return self.rule.trust < 1.0 or segment.tiles[0].end <= segment.slots.routed * BLOCK
 
     def attend(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> torch.Tensor:
         """Return what queries see of the blocks chosen for them; shapes as in ``attention.dense.attend``."""
@@ -191,19 +185,21 @@ class Router:
         """Return what a layer looks at whose heads take these of the anchor's choices; made once each."""
         made = choice.by_heads.setdefault(segment, {})
         sees, at = segment.blocks, list(heads)
+        # In a model's last layer only the last tiles may look (``attention.tail``).
+        opened = choice.opened[-len(sees) :, at]
         if heads not in made:
             numbers = torch.arange(int(sees.max()), device=sees.device)
-            kept = choice.kept[:, at] | choice.opened[:, at, None]
+            kept = choice.kept[-len(sees) :, at] | opened[..., None]
             kept = torch.nn.functional.pad(kept[..., : len(numbers)], (0, len(numbers) - kept.shape[-1]))
             # What stands beyond memory is seen anyway: more of it than when the choice was made.
             marks = (kept | (numbers >= segment.slots.routed)) & (numbers < sees[:, None])[:, None]
             made[heads] = Chosen(marks, segment, groups)
-        told, opened = self.told, choice.opened[:, at]
+        told = self.told
         told.seen += int(sees.sum()) * len(at)
         told.chosen += int(made[heads].marks.sum())
         told.rows += opened.numel()
         told.opened += int(opened.sum())
-        told.kept += float(choice.held[:, at].masked_fill(opened, 1.0).mean())
+        told.kept += float(choice.held[-len(sees) :, at].masked_fill(opened, 1.0).mean())
         told.looks += 1
         return made[heads]
 

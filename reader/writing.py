@@ -6,6 +6,7 @@ A writer knows nothing of evidence or claims, and the reader nothing of tokens a
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,11 +47,18 @@ class Writer(Protocol):
     def count_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens a prompt has, or an estimate rather too high."""
 
+    def place(self) -> AbstractContextManager[None]:
+        """Hold what whoever writes needs, for as many texts as it likes, one after another.
+
+        Raises ``BusyError`` when too many wait for one, ``LeftError`` when who asked is no longer there.
+        """
+
     def iter_text(
         self, prompt: Prompt, spent: Spent, shelf: Shelf | None = None
     ) -> Generator[str, None, None]:
         """Yield all the text written so far, each time that there is more, which stands at its end.
 
+        To be called while a ``place`` is held.
         What it makes of whole passages it may keep on the shelf. Closing this ends the work. ``spent`` is
         kept up to date meanwhile. Raises ``UnavailableError`` when the model cannot run or be reached, or
         breaks off.

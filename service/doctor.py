@@ -38,6 +38,7 @@ from service.index import INDEX_FOLDER
 from service.index_store import IndexStore
 from service.models import (
     EXTRACTIVE,
+    NO_SPEECH,
     OPENAI,
     check_readers,
     explain_no_memories,
@@ -191,8 +192,8 @@ def look_at_models(visit: Visit) -> Finding:
     store = ModelStore(settings.models_cache)
     missing = []
     asked = (settings.embedder, settings.reader, settings.reader_draft, settings.reader_large)
-    for name in dict.fromkeys(asked):
-        if name in {None, EXTRACTIVE, OPENAI}:
+    for name in dict.fromkeys((*asked, settings.speech)):
+        if name in {None, EXTRACTIVE, OPENAI, NO_SPEECH}:
             continue
         if store.find(name) is None:
             missing.append(name)
@@ -204,6 +205,8 @@ def look_at_models(visit: Visit) -> Finding:
     if settings.embedder in missing:
         advice = f"lethe models get {settings.embedder}"
         return Finding("broken", f"{settings.embedder} is not here: nothing can be remembered", advice)
+    if missing == [settings.speech]:
+        return Finding("ok", f"here, but for {settings.speech}: fetched for the first recording")
     if missing:
         reads = missing[0] in {settings.reader, settings.reader_draft}
         without = "answers are extractive" if reads else "nothing is handed over to it"

@@ -108,6 +108,7 @@ class Gauges(Collector):
 
     def _measure_shelves(self) -> GaugeMetricFamily:
         size = GaugeMetricFamily("lethe_kv_bytes", "Size of key/value memories by tier", labels=("tier",))
+        size.add_metric(("device",), self.shelves.device_bytes)
         size.add_metric(("ram",), self.shelves.ram_bytes)
         size.add_metric(("disk",), sum(nbytes for *_, nbytes in _iter_sizes(self.shelves.files.folder)))
         return size

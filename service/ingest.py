@@ -14,7 +14,7 @@ from memory.errors import LetheError
 from memory.kernel import Kernel
 from memory.ledger import Artifact, Recipe, artifact_name
 from memory.parsed import dump_parsed
-from memory.ports import Encoder, Parser, Vectors
+from memory.ports import Encoder, Parser, Speech, Vectors
 from memory.values import ArtifactName, Content, EntryId, JsonValue, Parsed, TenantId
 from retrieval.hierarchy import Sum, fold_nodes, unit
 from service.payloads import NodeOutline, dump_nodes, dump_vectors
@@ -31,8 +31,8 @@ class Recipes:
     index: Recipe
 
     @classmethod
-    def of(cls, encoder: Encoder) -> Recipes:
-        """Return the recipes that go with an encoder."""
+    def of(cls, encoder: Encoder, speech: Speech | None = None) -> Recipes:
+        """Return the recipes that go with an encoder, and with what hears recordings if anything does."""
         space = encoder.space
         parameters: dict[str, JsonValue] = {
             "model": space.model,
@@ -40,8 +40,11 @@ class Recipes:
             "dimension": space.dimension,
             "numeric_class": space.numeric_class,
         }
+        heard: dict[str, JsonValue] = (
+            {} if speech is None else {"speech": speech.name, "speech_digest": speech.digest}
+        )
         return cls(
-            parse=Recipe("parse", 2),
+            parse=Recipe("parse", 2, heard),
             vectors=Recipe("vectors", 1, parameters),
             nodes=Recipe("nodes", 1, parameters),
             topics=Recipe("topics", 2, parameters),

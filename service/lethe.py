@@ -12,18 +12,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import sqlalchemy as sa
 import structlog
 
-from memory.clock import to_datetime, to_micros
-from memory.errors import CorruptionError, ForgottenError, InvalidInputError, LetheError, NotFoundError
+from memory.errors import CorruptionError, InvalidInputError, LetheError
 from memory.fence import shared
-from memory.journal import iter_headers, list_entry_ids, list_versions
-from memory.kernel import Kernel, find_denied, get_position
+from memory.journal import list_entry_ids
+from memory.kernel import Kernel, find_denied
 from memory.ledger import list_artifacts
 from memory.ports import Store
-from memory.tables import artifacts, certificates, denied, entries, forgets
+from memory.tables import forgets
 from memory.values import Content, EntryId, JsonValue, SourceId, TenantId
 from reader.switch import SwitchingReader
 from service.access import Access
@@ -32,9 +30,9 @@ from service.browsing import Browser
 from service.cursor import make_cursor, read_cursor
 from service.forgetting import Forgetting
 from service.gauges import Gauges, render
-from service.generation import Generation
 from service.index import Indexes
-from service.listing import list_sources
+from service.listing import list_sources, view_source
+from service.measuring import measure
 from service.recall import Recaller
 from service.remember import remember, view_job
 from service.repeating import Repeating
@@ -296,37 +294,7 @@ class Lethe:
         self, tenant_id: TenantId, source_id: SourceId, *, as_of: datetime | None = None
     ) -> SourceView:
         """Return a source's newest version, or the one that held at a time, with its text."""
-        with self.kernel.database.read() as connection:
-            versions = list_versions(connection, tenant_id, [source_id])
-            hidden = find_denied(connection, tenant_id, [version.id for version in versions])
-            tombstone = None if versions else _find_tombstone(connection, tenant_id, source_id)
-        if tombstone or (versions and all(version.id in hidden for version in versions)):
-            raise ForgottenError(f"document {source_id}")
-        visible = [version for version in versions if version.id not in hidden]
-        at = None if as_of is None else to_micros(as_of)
-        held = [version for version in visible if at is None or version.recorded_us <= at]
-        if not held:
-            raise NotFoundError("document", source_id)
-        with self.kernel.database.read() as connection:
-            ((row, header),) = iter_headers(connection, self.kernel.vault, tenant_id, [held[-1].id])
-        parsed = self.recaller.load_parsed(tenant_id, [row.id]).get(row.id)
-        attributes = header.attributes
-        return SourceView(
-            source_id=row.source_id,
-            kind=row.kind,
-            external_id=attributes.external_id,
-            version=visible.index(held[-1]) + 1,
-            title=attributes.title or (parsed.title if parsed else None),
-            subjects=attributes.subjects,
-            metadata=attributes.metadata,
-            user_id=attributes.user_id,
-            agent_id=attributes.agent_id,
-            run_id=attributes.run_id,
-            occurred_at=attributes.occurred_at,
-            recorded_at=to_datetime(row.recorded_us),
-            passages=len(parsed.passages) if parsed else None,
-            text=parsed.text if parsed else None,
-        )
+        return view_source(self.kernel, self.recaller, tenant_id, source_id, as_of=as_of)
 
     def list_sources(
         self,
@@ -476,44 +444,8 @@ class Lethe:
 
     def stats(self, tenant_id: TenantId) -> dict[str, JsonValue]:
         """Return counts of what is held, and how far the work is."""
-        generation = self.indexes.get(tenant_id)
-        state = generation.state
-        hidden = sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id)
-        mine = (entries.c.tenant_id == tenant_id) & entries.c.id.not_in(hidden)
-        shown = state.valid_until > 0
-        with self.kernel.database.read() as connection:
-            position = get_position(connection, tenant_id)
-            sealed = sa.func.sum(sa.func.length(entries.c.header) + sa.func.length(entries.c.body))
-            held, journal = connection.execute(sa.select(sa.func.count(), sealed).where(mine)).one()
-            kinds = connection.execute(
-                sa.select(
-                    artifacts.c.recipe, sa.func.count(), sa.func.sum(sa.func.length(artifacts.c.payload))
-                )
-                .where(artifacts.c.tenant_id == tenant_id, artifacts.c.sealed_under.not_in(hidden))
-                .group_by(artifacts.c.recipe)
-            ).all()
-            states = connection.execute(
-                sa.select(forgets.c.state, sa.func.count())
-                .where(forgets.c.tenant_id == tenant_id)
-                .group_by(forgets.c.state)
-            ).all()
-            certified = connection.scalar(
-                sa.select(sa.func.count())
-                .select_from(certificates)
-                .where(certificates.c.tenant_id == tenant_id)
-            )
-        visible = int(state.list_visible(None).sum())
         return {
-            "epoch": position.epoch,
-            "entries": held,
-            "sources": visible,
-            "passages": int(state.passages[shown].sum()),
-            "nodes": int(state.nodes[shown].sum()),
-            "tiers": _tiers(generation, int(journal or 0) + sum(int(size or 0) for _, _, size in kinds)),
-            "artifacts": {recipe: {"count": count, "bytes": int(size or 0)} for recipe, count, size in kinds},
-            "jobs": dict(self.kernel.jobs.count_open(tenant_id)),
-            "forgets": {name: int(count) for name, count in states},
-            "certificates": certified or 0,
+            **measure(self.kernel, self.indexes.get(tenant_id), tenant_id),
             "certificate_key": self.forgetting.signing_key.public_key.hex(),
             "vectors_searched_in": self.indexes.name_searching(tenant_id),
             "kv": self.shelves.measure(tenant_id),
@@ -521,26 +453,6 @@ class Lethe:
             "reader": self.answerer.reader.name,
             "hierarchy": self.recaller.hierarchy,
         }
-
-
-def _tiers(generation: Generation, sealed: int) -> dict[str, JsonValue]:
-    """Return the bytes of what is not hidden, tier by tier, and of each passage: codes in memory, rows of
-    bytes and of half precision in files, those of what is new whole in memory, and the sealed content.
-    """
-    state, dimension = generation.state, generation.vectors.dimension
-    shown = state.valid_until > 0
-    rows = (state.passages + state.nodes)[shown]
-    in_files = int(rows[: np.count_nonzero(shown[: state.saved_entries])].sum())
-    coded = in_files if generation.vectors.has_codes else 0
-    passages = max(1, int(state.passages[shown].sum()))
-    tiers = {
-        "codes": coded * (-(-dimension // 8) + 8),
-        "int8_vectors": coded * (dimension + 4),
-        "vectors": in_files * dimension * 2,
-        "new_vectors": (int(rows.sum()) - coded) * dimension * 4,
-        "content": sealed,
-    }
-    return {name: {"bytes": size, "per_passage": round(size / passages, 1)} for name, size in tiers.items()}
 
 
 INGEST_STRIDE = 16
@@ -556,9 +468,3 @@ def _find_trouble(look: Callable[[], object]) -> str:
     except sa.exc.SQLAlchemyError as error:
         return f"does not answer ({type(error).__name__})"
     return ""
-
-
-def _find_tombstone(connection: sa.Connection, tenant_id: TenantId, source_id: str) -> str | None:
-    return connection.scalar(
-        sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id, denied.c.source_id == source_id)
-    )

@@ -1,4 +1,4 @@
-"""Listing what is remembered: what is indexed, and where asked what is acknowledged but not indexed yet.
+"""Sources, one or a list: what is indexed, and where asked what is acknowledged but not indexed yet.
 
 Knows nothing of pages of HTTP or of how a cursor is written: a page starts behind a (recorded_us, entry id).
 """
@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import sqlalchemy as sa
 
-from memory.clock import to_datetime
-from memory.errors import ForgottenError
+from memory.clock import to_datetime, to_micros
+from memory.errors import ForgottenError, NotFoundError
 from memory.filters import compile_filter
 from memory.journal import EntryRow, iter_headers, list_rows, list_versions
 from memory.kernel import Kernel, find_denied
-from memory.tables import jobs
+from memory.tables import denied, jobs
 from memory.values import Attributes, EntryId, JsonValue, SourceId, TenantId
 from service.cards import Card
+from service.recall import Recaller
 from service.remember import INGEST, view_job
 from service.state import State
 from service.views import JobView, SourceView
@@ -150,4 +153,38 @@ def _source_view(
         recorded_at=to_datetime(row.recorded_us),
         passages=passages,
         job=job,
+    )
+
+
+def view_source(
+    kernel: Kernel, recaller: Recaller, tenant_id: TenantId, source_id: SourceId, *, as_of: datetime | None
+) -> SourceView:
+    """Return a source's newest version, or the one that held at a time, with its text."""
+    with kernel.database.read() as connection:
+        versions = list_versions(connection, tenant_id, [source_id])
+        hidden = find_denied(connection, tenant_id, [version.id for version in versions])
+        tombstone = None if versions else _find_tombstone(connection, tenant_id, source_id)
+    if tombstone or (versions and all(version.id in hidden for version in versions)):
+        raise ForgottenError(f"document {source_id}")
+    visible = [version for version in versions if version.id not in hidden]
+    at = None if as_of is None else to_micros(as_of)
+    held = [version for version in visible if at is None or version.recorded_us <= at]
+    if not held:
+        raise NotFoundError("document", source_id)
+    with kernel.database.read() as connection:
+        ((row, header),) = iter_headers(connection, kernel.vault, tenant_id, [held[-1].id])
+    parsed = recaller.load_parsed(tenant_id, [row.id]).get(row.id)
+    view = _source_view(
+        row,
+        header.attributes,
+        visible.index(held[-1]) + 1,
+        title=header.attributes.title or (parsed.title if parsed else None),
+        passages=len(parsed.passages) if parsed else None,
+    )
+    return replace(view, text=parsed.text if parsed else None)
+
+
+def _find_tombstone(connection: sa.Connection, tenant_id: TenantId, source_id: str) -> str | None:
+    return connection.scalar(
+        sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id, denied.c.source_id == source_id)
     )

@@ -10,16 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
-from embedding.models import ModelStore
+from embedding.models import HUB_PREFIX, ModelStore
 from embedding.remote import RemoteEncoder
+from embedding.speech import WhisperSpeech
 from memory.errors import InvalidInputError
 from memory.ledger import Recipe
-from memory.ports import Encoder, Reader
+from memory.ports import Encoder, Reader, Speech
 from reader.alignment import Alignment
 from reader.checked import READ_PASSAGES, CheckedReader
 from reader.entailment import Entailment
 from reader.extractive import ExtractiveReader
 from reader.openai import OpenAIWriter
+from reader.places import Places
 from reader.relay import RelayReader
 from reader.remote import RemoteReader
 from reader.switch import SwitchingReader
@@ -30,10 +32,14 @@ from service.shelves import Shelves
 
 EXTRACTIVE = "extractive"
 OPENAI = "openai"
+NO_SPEECH = "none"
+SPEECH_WEIGHTS = "model.bin"
 LEAST_KEY_CHARACTERS = 16
 LEAST_PROMPT_TOKENS = 3_072
 PASSAGE_TOKENS = 400
 """A prompt may have so many for each passage that it shows, fences and its share of all else included."""
+DEVICE_BYTES = 1 << 30
+"""A CUDA device keeps so much unless another room is given: as much as memory and disk do."""
 Made = Callable[[Recipe], None]
 
 
@@ -99,6 +105,31 @@ def find_weights(folder: Path) -> tuple[Path, str]:
     return files[0] if files else folder, hashlib.sha256(repr(told).encode()).hexdigest()
 
 
+def make_speech(settings: Settings, store: ModelStore) -> Speech | None:
+    """Return what hears recordings, ``None`` where nothing is to; its weights are fetched when it first does.
+
+    Raises ``InvalidInputError`` for a model that hears nothing.
+    """
+    name = settings.speech
+    if name == NO_SPEECH:
+        return None
+    if name.startswith(HUB_PREFIX):
+        folder = Path(name.removeprefix(HUB_PREFIX)).expanduser()
+        if not (folder / SPEECH_WEIGHTS).is_file():
+            raise InvalidInputError(
+                f"{folder} should be a folder with a Whisper model of CTranslate2's format, {SPEECH_WEIGHTS} "
+                "among its files",
+                where="LETHE_SPEECH",
+            )
+        digest = find_weights(folder)[1]
+    else:
+        model = store.get_model(name)
+        if model.kind != "speech":
+            raise InvalidInputError(f"{name} hears nothing: its kind is {model.kind}", where="LETHE_SPEECH")
+        digest = next(file.sha256 for file in model.files if file.name == SPEECH_WEIGHTS)
+    return WhisperSpeech(partial(store.get, name), name=name, digest=digest, threads=settings.torch_threads)
+
+
 def make_reader(
     settings: Settings, store: ModelStore, encoder: Encoder, keeping: Keeping | None = None
 ) -> tuple[Reader, SwitchingReader | None]:
@@ -118,12 +149,15 @@ def make_local_reader(
     """
     check_readers(settings)
     extractive = ExtractiveReader(encoder)
+    # One queue for both readers: as many threads wait in it, however many read.
+    places = Places(settings.reader_places, waiting=settings.reader_waiting)
+    load = partial(
+        load_reader, settings=settings, store=store, encoder=encoder, keeping=keeping, places=places
+    )
     small: Reader = extractive
     loader: SwitchingReader | None = None
     if settings.reader != EXTRACTIVE:
-        small = loader = SwitchingReader(
-            extractive, partial(load_reader, settings.reader, settings, store, encoder, keeping)
-        )
+        small = loader = SwitchingReader(extractive, partial(load, settings.reader))
     large = settings.reader_large
     if large is None:
         return small, loader
@@ -131,7 +165,7 @@ def make_local_reader(
     def load_relay() -> Reader:
         if loader is not None:
             loader.start()
-        return RelayReader(small, load_reader(large, settings, store, encoder, keeping))
+        return RelayReader(small, load(large))
 
     relay = SwitchingReader(small, load_relay)
     return relay, relay
@@ -146,6 +180,29 @@ def check_readers(settings: Settings) -> None:
             where="LETHE_READER_LARGE",
         )
     readers = {settings.reader, settings.reader_large}
+    remembered_otherwise = (
+        settings.reader_kept,
+        settings.reader_blended,
+        settings.reader_temperature,
+        settings.reader_scale,
+    ) != (1.0, 0.0, 1.0, 1.0)
+    if remembered_otherwise and not list_local_readers(settings):
+        raise InvalidInputError(
+            "only a language model of this machine remembers passages: leave these settings out",
+            where="LETHE_READER_KEPT, LETHE_READER_BLENDED, LETHE_READER_TEMPERATURE and LETHE_READER_SCALE",
+        )
+    if settings.reader_blended and settings.reader_kept < 1.0:
+        raise InvalidInputError(
+            "of what is kept in part nothing more can be read again: leave one of the two out",
+            where="LETHE_READER_BLENDED or LETHE_READER_KEPT",
+        )
+    sharpened = (settings.reader_temperature, settings.reader_scale) != (1.0, 1.0)
+    if sharpened and settings.reader_passages > READ_PASSAGES:
+        raise InvalidInputError(
+            f"above {READ_PASSAGES} passages attention is routed, which looks at memories as they are: leave "
+            "LETHE_READER_TEMPERATURE and LETHE_READER_SCALE at 1",
+            where="LETHE_READER_PASSAGES",
+        )
     if settings.reader_draft is not None and settings.reader in {EXTRACTIVE, OPENAI}:
         raise InvalidInputError("only a language model of this process has one", where="LETHE_READER_DRAFT")
     if OPENAI in readers:
@@ -180,9 +237,17 @@ def open_remote_writer(settings: Settings, server: ReaderServer) -> OpenAIWriter
 
 
 def load_reader(
-    name: str, settings: Settings, store: ModelStore, encoder: Encoder, keeping: Keeping | None = None
+    name: str,
+    settings: Settings,
+    store: ModelStore,
+    encoder: Encoder,
+    keeping: Keeping | None = None,
+    places: Places | None = None,
 ) -> Reader:
-    """Return the reader of a name, ready to read: loaded, or reached, however long that takes."""
+    """Return the reader of a name, ready to read: loaded, or reached, however long that takes.
+
+    A language model of this process writes in ``places``.
+    """
     if name == OPENAI:
         server = open_reader_server(settings)
         return CheckedReader(
@@ -213,11 +278,14 @@ def load_reader(
         mark=None if keeping is None else keeping.mark,
         most_prompt_tokens=max(LEAST_PROMPT_TOKENS, shown * PASSAGE_TOKENS),
         routed=shown > READ_PASSAGES,
-        most_readings=settings.reader_places,
-        most_waiting=settings.reader_waiting,
+        anchors_folder=settings.models_cache / "anchors",
+        places=places,
         pass_tokens=settings.reader_pass_tokens,
         draft=None if draft is None else DraftModel(*load(draft)[:2]),
         kept=settings.reader_kept,
+        blended=settings.reader_blended,
+        temperature=settings.reader_temperature,
+        scale=settings.reader_scale,
     )
     if keeping is not None:
         keeping.made(writer.recipe)
@@ -282,6 +350,21 @@ def explain_no_memories(settings: Settings) -> str | None:
     if OPENAI in {settings.reader, settings.reader_large} and not list_local_readers(settings):
         return "the reader is another server: keys and values are its own"
     return None
+
+
+def count_device_bytes(settings: Settings) -> int:
+    """Return how many bytes of its device's memory a reader of this process may keep memories in.
+
+    By default none on a CPU: there they lie in the device's memory anyway.
+    """
+    if settings.kv_device_bytes is not None:
+        return settings.kv_device_bytes
+    if not list_local_readers(settings):
+        return 0
+    # Deferred: torch takes seconds to import.
+    from retrieval.torch_vectors import has_cuda
+
+    return DEVICE_BYTES if has_cuda() else 0
 
 
 def build_engine(settings: Settings) -> tuple[Encoder, Reader, SwitchingReader | None]:

@@ -55,6 +55,21 @@ class Settings(BaseSettings):
         le=1,
         description="the share of a passage's keys and values that a reader of this machine keeps; 1: all",
     )
+    reader_blended: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="the share of what is remembered that is read again in its place; not with reader_kept",
+    )
+    reader_temperature: float = Field(
+        default=1.0,
+        gt=0,
+        le=2,
+        description="attention to what is remembered is divided by it; below 1: sharper",
+    )
+    reader_scale: float = Field(
+        default=1.0, gt=0, le=2, description="weighs all that is remembered against question and answer"
+    )
     reader_url: str | None = Field(
         default=None, description="where an OpenAI-compatible server listens, http://HOST:8000"
     )
@@ -76,6 +91,11 @@ class Settings(BaseSettings):
     )
     reader_pass_tokens: int = Field(
         default=512, ge=32, description="tokens of prompts in a pass that others' next words wait for"
+    )
+    speech: str = Field(
+        default="whisper-base",
+        description="hears what is said in video and audio without captions: a model's name, hf: and a "
+        "folder, or none; fetched for the first file that needs it",
     )
     entailment: Literal["none", "alignment", "judge", "spans", "pairs"] = Field(
         default="none",
@@ -161,6 +181,12 @@ class Settings(BaseSettings):
     )
     stop_seconds: float = Field(
         default=30, ge=0, description="how long running jobs may take to finish; then they are given back"
+    )
+    kv_device_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="memory of the reader's device for what it computed of passages and uses again, in each "
+        "process that reads; default: 1 GiB on a CUDA device, else 0",
     )
     kv_ram_bytes: int = Field(
         default=1 << 30,

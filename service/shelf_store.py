@@ -1,4 +1,4 @@
-"""The registered store over the shelves: what is kept of passages in this process's memory and on disk."""
+"""The registered store over the shelves: what is kept of passages on the device, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class ShelfStore:
         self.shelves = shelves
 
     def erase(self, tenant_id: TenantId, ids: Set[str]) -> int:
-        """Drop what was made of these entries, or bears these names, from memory and disk."""
+        """Drop what was made of these entries, or bears these names, from device, memory and disk."""
         return self.shelves.erase(tenant_id, ids)
 
     def holds(self, tenant_id: TenantId, ids: Set[str]) -> int:
-        """Return how many items memory and disk hold of these."""
+        """Return how many items device, memory and disk hold of these."""
         return self.shelves.count(tenant_id, ids)
 
     def iter_content(self, tenant_id: TenantId) -> Iterator[dict[str, JsonValue]]:

@@ -21,7 +21,7 @@ from memory.errors import ConflictError, CorruptionError, InvalidInputError, Not
 from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
-from memory.ports import Encoder, Parser, Reader, Store
+from memory.ports import Encoder, Parser, Reader, Speech, Store
 from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
@@ -37,13 +37,16 @@ from service.index import Indexes
 from service.index_store import IndexStore
 from service.ingest import Recipes
 from service.lethe import Lethe, Waker
+from service.media import MediaParser
 from service.milvus import Collections
 from service.models import (
     Keeping,
+    count_device_bytes,
     explain_no_memories,
     list_local_readers,
     load_encoder,
     make_reader,
+    make_speech,
     retaining,
 )
 from service.recall import Recaller
@@ -83,14 +86,16 @@ def upgrade_database(settings: Settings) -> dict[str, str | None]:
         database = connect(url)
         with database.write():
             pass  # Alembic does not say in our words that it cannot be reached or written
-        if not migrations.is_known(plane, database.engine):
-            shown = database.url.render_as_string()
-            database.close()
-            raise ConflictError(
-                f"a newer release of Lethe has changed {shown}; install that one, or restore a backup"
-            )
-        migrations.upgrade(plane, database.engine)
-        revisions[plane] = migrations.get_revisions(plane, database.engine)[0]
+        current, newest = migrations.get_revisions(plane, database.engine)
+        if current != newest:
+            if not migrations.is_known(plane, current):
+                shown = database.url.render_as_string()
+                database.close()
+                raise ConflictError(
+                    f"a newer release of Lethe has changed {shown}; install that one, or restore a backup"
+                )
+            migrations.upgrade(plane, database.engine)
+        revisions[plane] = newest
         database.close()
     return revisions
 
@@ -173,12 +178,13 @@ def _open_there(plane: migrations.Plane, url: str) -> Database:
     return database
 
 
-def _make_parser(settings: Settings) -> Parser:
-    return GuardedParser(
+def _make_parser(settings: Settings, speech: Speech | None) -> Parser:
+    guarded = GuardedParser(
         seconds=settings.parse_seconds,
         memory_bytes=settings.parse_memory_bytes,
         processes=settings.parse_processes,
     )
+    return guarded if speech is None else MediaParser(guarded, speech)
 
 
 def find_device(settings: Settings) -> str | None:
@@ -223,6 +229,7 @@ def make_shelves(settings: Settings, kernel: Kernel, indexes: Indexes) -> Shelve
     return Shelves(
         kernel,
         indexes,
+        device_bytes=count_device_bytes(settings),
         ram_bytes=settings.kv_ram_bytes,
         disk_bytes=settings.kv_disk_bytes,
         off=explain_no_memories(settings),
@@ -252,9 +259,11 @@ def build(
     encoder = encoder or load_encoder(settings, store)
     vault = kernel.vault
     assert isinstance(vault, SealedVault)
+    # A parser that is given hears with what it has.
+    speech = make_speech(settings, store) if parser is None else None
     collections = find_collections(settings)
     indexes = Indexes(
-        kernel, encoder, Recipes.of(encoder), device=find_device(settings), collections=collections
+        kernel, encoder, Recipes.of(encoder, speech), device=find_device(settings), collections=collections
     )
     # Sealed artifacts go with the journal, after the scan: until then they tell what to look for.
     shelves = make_shelves(settings, kernel, indexes)
@@ -292,7 +301,7 @@ def build(
         recaller=recaller,
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
         forgetting=forgetting,
-        work=Work(kernel, indexes, forgetting, parser or _make_parser(settings), waker.wake),
+        work=Work(kernel, indexes, forgetting, parser or _make_parser(settings, speech), waker.wake),
         waker=waker,
         stores=(*derived, *truth, ControlFiles()),
         load_reader=loader,

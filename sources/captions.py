@@ -1,4 +1,4 @@
-"""Captions: WebVTT and SubRip cues become running text that knows its times.
+"""Captions: cues, from WebVTT and SubRip or from elsewhere, become running text that knows its times.
 
 A cue that says who speaks is a turn. Lines that roll (each cue repeats the last line of the one before) are
 told once.
@@ -7,8 +7,8 @@ told once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from html import unescape
 
 from memory.errors import InvalidInputError
@@ -29,14 +29,14 @@ _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
 
 
 @dataclass(frozen=True, slots=True)
-class _Cue:
-    """What is shown from ``start_ms`` to ``end_ms``."""
+class Cue:
+    """What is shown or said from ``start_ms`` to ``end_ms``; ``key`` names it, by its number for one."""
 
-    key: str
     start_ms: int
     end_ms: int
-    speaker: str | None
     text: str
+    speaker: str | None = None
+    key: str = ""
 
 
 def extract_captions(body: bytes, charset: str | None) -> Extracted:
@@ -45,14 +45,19 @@ def extract_captions(body: bytes, charset: str | None) -> Extracted:
     Raises ``InvalidInputError`` when there is no cue with its times.
     """
     text, warnings = decode_text(body, charset)
-    writer = Writer(warnings)
-    cues = list(_without_rolling(_cues(text)))
+    cues = list(_cues(text))
     if not cues:
         raise InvalidInputError(
             "there are no captions in it: no line of times such as 00:01.000 --> 00:04.000"
         )
-    last: _Cue | None = None
-    for cue in cues:
+    return extract_cues(cues, warnings, _title(text))
+
+
+def extract_cues(cues: Iterable[Cue], warnings: Sequence[str] = (), title: str | None = None) -> Extracted:
+    """Return the text of cues, which are in the order of their times."""
+    writer = Writer(warnings)
+    last: Cue | None = None
+    for cue in _without_rolling(cues):
         place = Place("time", cue.start_ms, max(cue.start_ms, cue.end_ms))
         same = last is not None and cue.speaker == last.speaker
         paused = last is None or not same or cue.start_ms - last.end_ms >= PAUSE_MS
@@ -64,7 +69,7 @@ def extract_captions(body: bytes, charset: str | None) -> Extracted:
             told = cue.text if same and not paused else f"{cue.speaker}: {cue.text}"
             writer.add(told, "turn", place=place, turn=Turn(cue.key, cue.speaker), joint=joint)
         last = cue
-    return writer.finish(_title(text))
+    return writer.finish(title)
 
 
 def _title(text: str) -> str | None:
@@ -73,7 +78,7 @@ def _title(text: str) -> str | None:
     return first[6:].strip(" \t-–:") or None if first.startswith("WEBVTT") else None
 
 
-def _cues(text: str) -> Iterator[_Cue]:
+def _cues(text: str) -> Iterator[Cue]:
     """Yield the cues; notes, styles and regions have no times and fall away."""
     lines = text.split("\n")
     index = count = 0
@@ -92,21 +97,21 @@ def _cues(text: str) -> Iterator[_Cue]:
             told.pop()  # the number of the next cue, with no blank line before it
         count += 1
         start, end = _milliseconds(times.groups()[:4]), _milliseconds(times.groups()[4:])
-        yield from _voices(name[:100] or str(count), start, end, "\n".join(told))
+        yield from split_voices(name[:100] or str(count), start, end, "\n".join(told))
 
 
-def _voices(key: str, start: int, end: int, told: str) -> Iterator[_Cue]:
-    """Yield a cue for each speaker in it."""
+def split_voices(key: str, start_ms: int, end_ms: int, told: str) -> Iterator[Cue]:
+    """Yield a cue for each speaker that the tags in ``told`` name; other tags fall away."""
     pieces = _VOICE.split(told)
     speakers = [None, *(one_line(unescape(name)) or None for name in pieces[1::2])]
     for speaker, piece in zip(speakers, pieces[::2], strict=True):
         lines = (one_line(unescape(_TAG.sub("", line))) for line in piece.split("\n"))
         text = "\n".join(filter(None, lines))
         if text:
-            yield _Cue(key, start, end, speaker, text)
+            yield Cue(start_ms, end_ms, text, speaker, key)
 
 
-def _without_rolling(cues: Iterator[_Cue]) -> Iterator[_Cue]:
+def _without_rolling(cues: Iterable[Cue]) -> Iterator[Cue]:
     """Leave out lines that the cue before has just shown, and join each cue's lines."""
     shown: list[str] = []
     for cue in cues:
@@ -120,7 +125,7 @@ def _without_rolling(cues: Iterator[_Cue]) -> Iterator[_Cue]:
         dashed = len(fresh) > 1 and all(line.startswith(("-", "–")) for line in fresh)
         text = ("\n" if dashed else " ").join(fresh)
         if text:
-            yield _Cue(cue.key, cue.start_ms, cue.end_ms, cue.speaker, text)
+            yield replace(cue, text=text)
 
 
 def _milliseconds(parts: tuple[str | None, ...]) -> int:

@@ -19,12 +19,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from memory.errors import InvalidInputError, UnavailableError, UnsupportedMediaError
 from memory.parsed import load_parsed
 from memory.values import Attributes, Content, Parsed
+from sources.decoding import valid_text
 from sources.frames import Frame, receive, send
-from sources.guarded import CONTENT, INVALID, OUT_OF_MEMORY, PARSED, READY, UNSUPPORTED
+from sources.guarded import (
+    AUDIO,
+    CONTENT,
+    INVALID,
+    MEDIA,
+    OUT_OF_MEMORY,
+    PARSED,
+    READY,
+    SAMPLES,
+    UNSUPPORTED,
+)
+from sources.media import MAX_SAMPLES, SAMPLE_BYTES, Audio, make_audio
 
 SECONDS = 60
 SECONDS_PER_MEBIBYTE = 2
@@ -75,18 +88,17 @@ class GuardedParser:
         Raises what ``SourceParser`` does; ``InvalidInputError`` as well for a file that takes too much time
         or memory or ends the process that reads it; ``UnavailableError`` when no process can be had.
         """
-        request = _request(content, self.seconds)
-        with self._slots:
-            try:
-                outcome = self._read(self._take(), request)
-            except _BrokenError:
-                try:
-                    outcome = self._read(self._start(), request)
-                except _BrokenError as error:
-                    raise InvalidInputError(error.what) from error
-        if isinstance(outcome, InvalidInputError):
-            raise outcome
+        outcome = self._ask(_request(CONTENT, content, self.seconds))
+        if isinstance(outcome, Audio):
+            raise InvalidInputError("the process that read it answered with sound")
         return outcome
+
+    def parse_media(self, content: Content) -> Parsed | Audio:
+        """Return what the captions of a video or audio file say, or its sound where there are none.
+
+        Raises what ``parse`` does.
+        """
+        return self._ask(_request(MEDIA, content, self.seconds))
 
     def close(self) -> None:
         """End all processes; who waits for one gets ``UnavailableError``."""
@@ -103,6 +115,19 @@ class GuardedParser:
         """Return the ids of the processes there are now."""
         with self._lock:
             return sorted(process.id for process in self._all)
+
+    def _ask(self, request: Frame) -> Parsed | Audio:
+        with self._slots:
+            try:
+                outcome = self._read(self._take(), request)
+            except _BrokenError:
+                try:
+                    outcome = self._read(self._start(), request)
+                except _BrokenError as error:
+                    raise InvalidInputError(error.what) from error
+        if isinstance(outcome, InvalidInputError):
+            raise outcome
+        return outcome
 
     def _take(self) -> _Process:
         with self._lock:
@@ -126,10 +151,10 @@ class GuardedParser:
             ) from error
         return process
 
-    def _read(self, process: _Process, request: Frame) -> Parsed | InvalidInputError:
-        outcome: Parsed | InvalidInputError | None = None
+    def _read(self, process: _Process, request: Frame) -> Parsed | Audio | InvalidInputError:
+        outcome: Parsed | Audio | InvalidInputError | None = None
         try:
-            outcome = self._understand(process.ask(request))
+            outcome = self._understand(*process.ask(request))
         except TimeoutError as error:
             raise _too_slow(PATIENCE * request.number, "s") from error
         except (OSError, EOFError) as error:
@@ -149,7 +174,7 @@ class GuardedParser:
                 self._put_back(process)
         return outcome
 
-    def _understand(self, answer: Frame) -> Parsed | InvalidInputError:
+    def _understand(self, answer: Frame, sound: Frame | None = None) -> Parsed | Audio | InvalidInputError:
         """Return what the process says, which may lie once a file has taken it over."""
         if answer.kind == OUT_OF_MEMORY:
             mebibytes = self.memory_bytes // _MEBIBYTE
@@ -158,6 +183,8 @@ class GuardedParser:
             if answer.kind == PARSED:
                 return _checked(load_parsed(answer.payload))
             told = json.loads(answer.payload)
+            if answer.kind == AUDIO and sound is not None:
+                return _checked_audio(told, sound)
             if answer.kind == UNSUPPORTED:
                 return UnsupportedMediaError(str(told["media_type"]), tuple(map(str, told["supported"])))
             if answer.kind == INVALID:
@@ -222,12 +249,16 @@ class _Process:
         if receive(self._connection, deadline=time.monotonic() + START_SECONDS).kind != READY:
             raise EOFError("no greeting")
 
-    def ask(self, request: Frame) -> Frame:
-        """Return its answer; raises ``TimeoutError`` when it is late, ``EOFError`` or ``OSError`` if dead."""
+    def ask(self, request: Frame) -> tuple[Frame, ...]:
+        """Return its answer, and after one that tells of sound the samples.
+
+        Raises ``TimeoutError`` when it is late, ``EOFError`` or ``OSError`` if dead.
+        """
         self.documents += 1
         deadline = time.monotonic() + PATIENCE * request.number
         send(self._connection, request, deadline=deadline)
-        return receive(self._connection, deadline=deadline)
+        answer = receive(self._connection, deadline=deadline)
+        return (answer, receive(self._connection, deadline=deadline)) if answer.kind == AUDIO else (answer,)
 
     def resident_bytes(self) -> int:
         """Return how much memory it holds; 0 where the system has no /proc."""
@@ -268,11 +299,11 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _request(content: Content, seconds: int) -> Frame:
+def _request(kind: bytes, content: Content, seconds: int) -> Frame:
     """Return the question, with the processor time it may take; what no parser looks at stays here."""
     told = Attributes(title=content.attributes.title, occurred_at=content.attributes.occurred_at)
     allowed = seconds + SECONDS_PER_MEBIBYTE * (len(content.body) // _MEBIBYTE)
-    return Frame(CONTENT, pickle.dumps(replace(content, attributes=told), pickle.HIGHEST_PROTOCOL), allowed)
+    return Frame(kind, pickle.dumps(replace(content, attributes=told), pickle.HIGHEST_PROTOCOL), allowed)
 
 
 def _checked(parsed: Parsed) -> Parsed:
@@ -288,6 +319,17 @@ def _checked(parsed: Parsed) -> Parsed:
             raise ValueError("a passage of no section")
         position = passage.end
     return parsed
+
+
+def _checked_audio(told: dict[str, Any], sound: Frame) -> Audio:
+    """Return sound whose length is that of its samples, whatever else was told."""
+    title = told["title"]
+    if sound.kind != SAMPLES or len(sound.payload) % SAMPLE_BYTES:
+        raise ValueError("no samples")
+    if len(sound.payload) > MAX_SAMPLES * SAMPLE_BYTES:
+        raise ValueError("too many samples")
+    title = None if title is None else valid_text(str(title))
+    return make_audio(sound.payload, title, tuple(valid_text(str(each)) for each in told["warnings"]))
 
 
 def _too_slow(seconds: int, unit: str) -> InvalidInputError:

@@ -1,7 +1,8 @@
 """The process that parses: ``python -m sources.guarded MEMORY_BYTES``, its standard input a socket.
 
 It reads contents from the socket one after another and answers with what the parser made of each. The
-service is trusted, so a request is a pickle; the answer is JSON, for who has read a hostile file is not.
+service is trusted, so a request is a pickle; the answer is JSON, for who has read a hostile file is not, and
+sound is its bare samples, in a message of their own.
 It imports parsers and the kernel's values, and nothing that computes with them.
 """
 
@@ -17,13 +18,17 @@ from pathlib import Path
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
 from memory.parsed import dump_parsed
+from memory.values import Parsed
 from sources.confinement import confine, limit_processor_time
 from sources.decoding import valid_text
 from sources.frames import MAX_FRAME_BYTES, Frame, receive, send
+from sources.media import Audio
 from sources.parse import SourceParser
 
-READY, CONTENT = b"r", b"c"
+READY, CONTENT, MEDIA = b"r", b"c", b"v"
 PARSED, INVALID, UNSUPPORTED, OUT_OF_MEMORY, FAILED = b"p", b"i", b"u", b"m", b"f"
+AUDIO, SAMPLES = b"a", b"s"
+"""The first tells of the sound that follows in the second."""
 
 MAX_CHARACTERS = 64 * 1024 * 1024
 MAX_PASSAGES = 200_000
@@ -50,32 +55,45 @@ def _serve(connection: socket.socket, parser: SourceParser) -> None:
         except EOFError:
             return
         limit_processor_time(request.number)
-        send(connection, _read(parser, request.payload))
+        for answer in _read(parser, request):
+            send(connection, answer)
 
 
-def _read(parser: SourceParser, request: bytes) -> Frame:
+def _read(parser: SourceParser, request: Frame) -> tuple[Frame, ...]:
     try:
-        parsed = parser.parse(pickle.loads(request))
-        if len(parsed.text) > MAX_CHARACTERS or len(parsed.passages) > MAX_PASSAGES:
-            raise InvalidInputError(
-                f"it holds {len(parsed.text)} characters in {len(parsed.passages)} passages, more than "
-                f"{MAX_CHARACTERS} or {MAX_PASSAGES}; send it in parts"
-            )
-        payload = dump_parsed(parsed)
-        if len(payload) > MAX_FRAME_BYTES:
-            raise InvalidInputError("it holds too much text; send it in parts")
-        return Frame(PARSED, payload)
+        content = pickle.loads(request.payload)
+        if request.kind == MEDIA:
+            media = parser.parse_media(content)
+            return _audio(media) if isinstance(media, Audio) else (_parsed(media),)
+        return (_parsed(parser.parse(content)),)
     except UnsupportedMediaError as error:
         told = {"media_type": error.media_type, "supported": error.supported}
-        return Frame(UNSUPPORTED, json.dumps(told).encode())
+        return (Frame(UNSUPPORTED, json.dumps(told).encode()),)
     except InvalidInputError as error:
         where = None if error.where is None else valid_text(error.where)
-        return Frame(INVALID, json.dumps({"what": valid_text(error.what), "where": where}).encode())
+        return (Frame(INVALID, json.dumps({"what": valid_text(error.what), "where": where}).encode()),)
     except MemoryError:
-        return Frame(OUT_OF_MEMORY)
+        return (Frame(OUT_OF_MEMORY),)
     except Exception as error:  # noqa: BLE001
         # The edge of this process: one file that a parser did not foresee must not end it.
-        return Frame(FAILED, json.dumps({"what": _place(error)}).encode())
+        return (Frame(FAILED, json.dumps({"what": _place(error)}).encode()),)
+
+
+def _parsed(parsed: Parsed) -> Frame:
+    if len(parsed.text) > MAX_CHARACTERS or len(parsed.passages) > MAX_PASSAGES:
+        raise InvalidInputError(
+            f"it holds {len(parsed.text)} characters in {len(parsed.passages)} passages, more than "
+            f"{MAX_CHARACTERS} or {MAX_PASSAGES}; send it in parts"
+        )
+    payload = dump_parsed(parsed)
+    if len(payload) > MAX_FRAME_BYTES:
+        raise InvalidInputError("it holds too much text; send it in parts")
+    return Frame(PARSED, payload)
+
+
+def _audio(audio: Audio) -> tuple[Frame, Frame]:
+    told = {"title": audio.title, "warnings": audio.warnings}
+    return Frame(AUDIO, json.dumps(told).encode()), Frame(SAMPLES, audio.samples)
 
 
 def _place(error: Exception) -> str:

@@ -19,6 +19,27 @@ ODS = "application/vnd.oasis.opendocument.spreadsheet"
 EPUB = "application/epub+zip"
 RTF = "application/rtf"
 EML = "message/rfc822"
+MP4 = "video/mp4"
+M4A = "audio/mp4"
+MKV = "video/x-matroska"
+MKA = "audio/x-matroska"
+WEBM = "video/webm"
+MOV = "video/quicktime"
+MPEG_TS = "video/mp2t"
+MP3 = "audio/mpeg"
+WAV = "audio/wav"
+FLAC = "audio/flac"
+OGG = "audio/ogg"
+OGV = "video/ogg"
+
+MEDIA = (MP4, M4A, MKV, MKA, WEBM, MOV, MPEG_TS, MP3, WAV, FLAC, OGG, OGV)
+"""Containers of moving pictures and sound."""
+MEDIA_ALIASES = (
+    *("video/matroska", "video/m4v", "video/x-m4v", "audio/matroska", "audio/webm", "audio/m4a"),
+    *("audio/x-m4a", "audio/mp3", "audio/x-wav", "audio/wave", "audio/vnd.wave", "audio/x-flac"),
+    *("audio/opus", "application/ogg"),
+)
+"""Other names of theirs; the bytes tell which it is."""
 
 EXTENSIONS = {
     ".txt": "text/plain",
@@ -53,6 +74,22 @@ EXTENSIONS = {
     ".eml": EML,
     ".vtt": "text/vtt",
     ".srt": "application/x-subrip",
+    ".mp4": MP4,
+    ".m4v": MP4,
+    ".m4a": M4A,
+    ".m4b": M4A,
+    ".mkv": MKV,
+    ".mka": MKA,
+    ".webm": WEBM,
+    ".mov": MOV,
+    ".m2ts": MPEG_TS,
+    ".mp3": MP3,
+    ".wav": WAV,
+    ".flac": FLAC,
+    ".ogg": OGG,
+    ".oga": OGG,
+    ".opus": OGG,
+    ".ogv": OGV,
     ".doc": "application/msword",
     ".ppt": "application/vnd.ms-powerpoint",
 }
@@ -103,6 +140,7 @@ _ZIP_MEMBERS = {b"word/": DOCX, b"ppt/": PPTX, b"xl/": XLSX, b"META-INF/containe
 _ZIP_MEMBER = re.compile(
     rb"PK(?:\x03\x04.{26}|\x01\x02.{42})(" + b"|".join(map(re.escape, _ZIP_MEMBERS)) + rb")", re.DOTALL
 )
+_MP4_BRANDS = {b"qt  ": MOV, b"M4A ": M4A, b"M4B ": M4A}
 _OLE_STREAMS = {"Workbook": XLS, "WordDocument": "application/msword"}
 _OLE_STREAMS["PowerPoint Document"] = "application/vnd.ms-powerpoint"
 _MAIL_FIELDS = (b"return-path:", b"received:", b"delivered-to:", b"from:", b"to:", b"date:", b"subject:")
@@ -134,8 +172,33 @@ def _sniff_binary(head: bytes) -> str | None:
     if head.startswith(_OLE_START):
         names = (kind for name, kind in _OLE_STREAMS.items() if name.encode("utf-16-le") in head)
         return next(names, UNKNOWN_MEDIA_TYPE)
+    media = _sniff_media(head)
+    if media is not None:
+        return media
     if head.startswith(_BINARY_STARTS) or (b"\x00" in head and not head.startswith(_WIDE_TEXT_STARTS)):
         return UNKNOWN_MEDIA_TYPE
+    return None
+
+
+def _sniff_media(head: bytes) -> str | None:
+    if head[4:8] == b"ftyp":
+        return _MP4_BRANDS.get(head[8:12], MP4)
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return WEBM if b"webm" in head[:64] else MKV
+    if head.startswith(b"RIFF") and head[8:12] == b"WAVE":
+        return WAV
+    if head.startswith(b"OggS"):
+        return OGV if b"theora" in head[:512] else OGG
+    if head.startswith(b"fLaC"):
+        return FLAC
+    # Text that begins so has no NUL in it.
+    if head.startswith((b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")) and b"\x00" in head:
+        return MP3
+    # Every packet of 188 bytes, or of 192 with a time before it, begins with the same byte.
+    for start, step in ((0, 188), (4, 192)):
+        signs = head[start : start + 4 * step : step]
+        if len(signs) == 4 and set(signs) == {0x47} and b"\x00" in head:
+            return MPEG_TS
     return None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
 from memory.values import MESSAGES_MEDIA_TYPE, Content, Parsed
 from sources import media_types
-from sources.captions import extract_captions
+from sources.captions import Cue, extract_captions, extract_cues
 from sources.chat import extract_json, extract_json_lines, extract_messages
 from sources.code import extract_code
 from sources.decoding import valid_text
@@ -19,6 +19,7 @@ from sources.epub import extract_epub
 from sources.html import extract_html
 from sources.mail import extract_mail
 from sources.markdown import extract_markdown
+from sources.media import Audio
 from sources.media_types import guess_media_type
 from sources.odf import extract_odp, extract_ods, extract_odt
 from sources.outline import Block, Extracted
@@ -29,7 +30,7 @@ from sources.rtf import extract_rtf
 from sources.spreadsheet import extract_xls, extract_xlsx
 from sources.text import extract_text
 
-__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type"]
+__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type", "is_media", "parse_cues"]
 
 _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "text/plain": extract_text,
@@ -60,11 +61,18 @@ _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     **dict.fromkeys(media_types.CODE_MEDIA_TYPES, extract_code),
 }
 
-SUPPORTED_MEDIA_TYPES = tuple(_FORMATS)
+SUPPORTED_MEDIA_TYPES = (*_FORMATS, *media_types.MEDIA)
+
+NO_SPEECH_MODEL = (
+    "there are no captions in it, and no speech model is loaded: set LETHE_SPEECH to whisper-base, add a "
+    "subtitle track, or send its captions as WebVTT or SRT"
+)
+
+_MEDIA = frozenset((*media_types.MEDIA, *media_types.MEDIA_ALIASES))
 
 
 class SourceParser:
-    """Turns documents and chats into text, sections and passages. Deterministic and stateless."""
+    """Turns documents, chats and media into text, sections and passages. Deterministic and stateless."""
 
     def parse(self, content: Content) -> Parsed:
         """Return the parsed content.
@@ -72,21 +80,61 @@ class SourceParser:
         Raises ``UnsupportedMediaError`` for a media type no format takes, and ``InvalidInputError`` when
         the body cannot be read or holds no text.
         """
+        if is_media(content.media_type):
+            # Half a second and 26 MiB to load, which a process that meets no media saves.
+            from sources import tracks
+
+            captions = tracks.find_captions(content.body)
+            if captions is None:
+                raise InvalidInputError(NO_SPEECH_MODEL)
+            return _split(content, captions)
         media_type, charset = _media_type(content.media_type)
         extract = _FORMATS.get(media_type)
         if extract is None:
             raise UnsupportedMediaError(content.media_type, SUPPORTED_MEDIA_TYPES)
-        extracted = _valid(extract(content.body, charset))
-        attributes = content.attributes
-        title = attributes.title or extracted.title or _stem(content.filename)
-        title = None if title is None else valid_text(title)
-        parsed = split(extracted, title=title, occurred_at=attributes.occurred_at)
-        if not parsed.passages:
-            raise InvalidInputError("there is no text in it")
-        return parsed
+        return _split(content, extract(content.body, charset))
+
+    def parse_media(self, content: Content) -> Parsed | Audio:
+        """Return what the captions of a video or audio file say, or its sound where there are none.
+
+        Raises ``UnsupportedMediaError`` for what is no such file by its media type, and
+        ``InvalidInputError`` when it cannot be read, or holds neither.
+        """
+        if not is_media(content.media_type):
+            raise UnsupportedMediaError(content.media_type, media_types.MEDIA)
+        from sources import tracks
+
+        captions = tracks.find_captions(content.body)
+        return tracks.read_sound(content.body) if captions is None else _split(content, captions)
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
+
+
+def is_media(media_type: str) -> bool:
+    """Say whether it names a container of moving pictures or sound."""
+    return _media_type(media_type)[0] in _MEDIA
+
+
+def parse_cues(
+    content: Content, cues: Sequence[Cue], warnings: Sequence[str] = (), *, title: str | None = None
+) -> Parsed:
+    """Return the parsed content whose words are ``cues``, as those of a speech model: as captions are.
+
+    ``title`` is the container's. Raises ``InvalidInputError`` when the cues hold no text.
+    """
+    return _split(content, extract_cues(cues, warnings, title))
+
+
+def _split(content: Content, extracted: Extracted) -> Parsed:
+    extracted = _valid(extracted)
+    attributes = content.attributes
+    title = attributes.title or extracted.title or _stem(content.filename)
+    title = None if title is None else valid_text(title)
+    parsed = split(extracted, title=title, occurred_at=attributes.occurred_at)
+    if not parsed.passages:
+        raise InvalidInputError("there is no text in it")
+    return parsed
 
 
 def _valid(extracted: Extracted) -> Extracted:

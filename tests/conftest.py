@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from tests import postgres as postgres_server
+from tests.openai_server import OpenAIServer, serving_openai
 
 BACKENDS = ("sqlite", "postgresql")
 
@@ -18,6 +19,19 @@ BACKENDS = ("sqlite", "postgresql")
 def postgres() -> Iterator[postgres_server.Server]:
     with postgres_server.serve() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def running_openai() -> Iterator[OpenAIServer]:
+    with serving_openai(OpenAIServer()) as served:
+        yield served
+
+
+@pytest.fixture
+def openai(running_openai: OpenAIServer) -> OpenAIServer:
+    """The server that speaks as OpenAI's do, as if it were new."""
+    running_openai.reset()
+    return running_openai
 
 
 class HeldOutput:

@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
+
+from tests.warm import Process
 
 PATIENCE = 120.0
 PROGRAM = "from api.cli import main; main()"
@@ -34,6 +35,7 @@ class Served:
             **os.environ,
             "LETHE_EMBEDDER": f"hf:{model}",
             "LETHE_READER": "extractive",
+            "LETHE_SPEECH": "none",
             "LETHE_TORCH_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             **(settings or {}),
@@ -46,13 +48,7 @@ class Served:
             options = ["--data", str(data)]
         else:
             options = ["--data", str(data), "--port", "0"]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", program, role, *options],
-                stdout=output,
-                stderr=output,
-                env=environment,
-            )
+        self.process = Process(program, [role, *options], environment, log)
 
     def wait(self) -> None:
         """Wait until it is ready."""

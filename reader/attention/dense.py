@@ -1,4 +1,8 @@
-"""Attention of a tile of queries over slots: gathered keys, one call of torch's scaled dot product."""
+"""Attention of a tile of queries over slots: gathered keys, torch's scaled dot product.
+
+What all of a tile's queries see needs no mask; what only some of them see are its own few slots. The two are
+looked at apart, and joined.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +61,54 @@ def attend(
             logits += mask
         seen = logits.softmax(dim=-1).to(values.dtype) @ values
     return seen.reshape(heads, groups, count, dim)
+
+
+def attend_behind(
+    queries: torch.Tensor,
+    past: tuple[torch.Tensor, torch.Tensor],
+    own: tuple[torch.Tensor, torch.Tensor],
+    *,
+    how: Logits,
+    added: torch.Tensor | None,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Return what queries see, shape (rows, groups, queries, dim), as that of ``queries``.
+
+    ``past`` are keys and values that all queries of a row see, (rows, slots, dim), ``own`` those that some
+    of them see: ``mask`` is added to their logits, (rows or 1, queries, own slots), and ``added`` to those
+    of the past, (rows, slots).
+    """
+    rows, groups, count, dim = queries.shape
+    folded = queries.reshape(rows, groups * count, dim)
+    width = own[0].shape[1]
+    # The past stands as one more slot behind the own ones: its logit is the logarithm of its sum.
+    logits = torch.empty(rows, groups, count, width + 1, device=queries.device)
+    torch.add(how.of(folded, own[0]).reshape(rows, groups, count, width), mask[:, None], out=logits[..., :-1])
+    if past[0].shape[1] == 0:
+        shares = logits[..., :-1].softmax(-1).to(queries.dtype).reshape(rows, groups * count, width)
+        return (shares @ own[1]).reshape(queries.shape)
+    seen, sums = _see_all(folded, *past, how=how, added=added)
+    logits[..., -1] = sums.reshape(rows, groups, count)
+    shares = logits.softmax(-1).to(queries.dtype).reshape(rows, groups * count, width + 1)
+    return torch.baddbmm(seen * shares[..., -1:], shares[..., :-1], own[1]).reshape(queries.shape)
+
+
+def _see_all(
+    folded: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, how: Logits, added: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what queries see of slots that all of them see, and the logarithms of their logits' sums."""
+    if how.cap is None and folded.device.type == "cpu":
+        mask = None if added is None else added.to(folded.dtype)[:, None, None]
+        # What scaled_dot_product_attention calls on a CPU; it keeps the sums to itself.
+        seen, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            folded[:, None], keys[:, None], values[:, None], 0.0, False, attn_mask=mask, scale=how.scaling
+        )
+        return seen[:, 0], sums[:, 0]
+    logits = how.of(folded, keys)
+    if added is not None:
+        logits += added[:, None]
+    sums = logits.logsumexp(-1)
+    return logits.softmax(-1).to(values.dtype) @ values, sums
 
 
 def visible(asked: torch.Tensor, positions: torch.Tensor, window: int | None) -> torch.Tensor:

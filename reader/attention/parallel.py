@@ -16,9 +16,10 @@ from reader.attention.slots import BLOCK, Segment, Slots
 
 
 class Parallel:
-    """Stands where a router does, for layers that see everything; what is in memory is looked at as it is.
+    """Stands where a router does, for layers that see everything.
 
-    Only what stands after memory, question and answer, looks through it.
+    Memory is what was read apart (``Slots.remembered``); what was read in its place is looked at as it is.
+    Only what stands after all passages, question and answer, looks through it.
     """
 
     def __init__(self, *, temperature: float = 1.0, scale: float = 1.0) -> None:
@@ -33,12 +34,12 @@ class Parallel:
 
     def routes(self, layer: int, segment: Segment) -> bool:
         """Say whether this attention is another than the plain one."""
-        return (self._temperature, self._scale) != (1.0, 1.0) and bool((segment.slots.passages >= 0).any())
+        return (self._temperature, self._scale) != (1.0, 1.0) and bool(segment.slots.remembered.any())
 
     def attend(self, layer: int, queries: torch.Tensor, segment: Segment, how: Logits) -> torch.Tensor:
         """Return what the queries see, in their shape: (kv_heads, groups, queries, dim)."""
         slots = segment.slots
-        memory = (slots.passages >= 0).repeat_interleave(BLOCK)
+        memory = slots.remembered
         out = torch.empty_like(queries)
         for tile in segment.tiles:
             part, seen = slice(tile.start, tile.stop), slice(0, tile.end)

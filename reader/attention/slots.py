@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -49,7 +50,9 @@ class Slots:
         self.bias: torch.Tensor | None = None
         """Added to the logits of each slot, shape (layers, kv_heads, slots): of compacted memories."""
         self.passages = torch.full((blocks,), -1, dtype=torch.long, device=shape.device)
-        """Which passage each block is of, -1 for the prefix and for what is no memory."""
+        """Which passage each block is of, -1 for the prefix and for what is no passage."""
+        self.remembered = torch.zeros(count, dtype=torch.bool, device=shape.device)
+        """Marks slots of what was read apart and put here; tokens that are read again in them count."""
         self.routed = 0
         self.used = 0
         """Slots in use, those of empty ends of blocks included."""
@@ -145,6 +148,21 @@ class Segment:
         """Return how many blocks each tile sees a part of, shape (tiles,)."""
         return torch.tensor([-(-tile.end // BLOCK) for tile in self.tiles], device=self.positions.device)
 
+    @cached_property
+    def taken(self) -> torch.Tensor:
+        """The slots, ascending, that are not empty, of those that any of its tokens see."""
+        return (self.slots.positions[: max(tile.end for tile in self.tiles)] >= 0).nonzero()[:, 0]
+
+    @cached_property
+    def pasts(self) -> list[tuple[int, int]]:
+        """How many slots that are not empty all of a tile's tokens see, and how many any of them sees."""
+        taken = self.slots.positions[self.taken]
+        firsts = torch.tensor([tile.start for tile in self.tiles], device=taken.device)
+        lasts = torch.tensor([tile.stop - 1 for tile in self.tiles], device=taken.device)
+        past = torch.searchsorted(taken, self.positions[firsts])
+        end = torch.searchsorted(taken, self.positions[lasts], right=True)
+        return list(zip(past.tolist(), end.tolist(), strict=True))
+
     def part(self, first: int, last: int) -> Segment:
         """Return the tiles from ``first`` up to ``last`` as a segment of their own, at a pass's beginning."""
         begin, end = self.tiles[first].start, self.tiles[last - 1].stop
@@ -156,6 +174,8 @@ class Segment:
             Tile(tile.start - begin, tile.stop - begin, tile.end) for tile in self.tiles[first:last]
         ]
         other._windows = {}
+        for name in ("taken", "pasts"):  # of the whole segment, if they were asked for
+            other.__dict__.pop(name, None)
         return other
 
     def begins(self, window: int) -> list[int]:

@@ -15,7 +15,8 @@ import torch
 
 from reader.compaction.method import EXEMPT, Asked, Kept, top
 
-_STEPS = 300
+_ROUNDS = 20
+"""Of solving for factors, at most; where they do not settle the last ones are cut to their bounds."""
 _MOST_BIAS = 3.0
 """A key stands for twenty at most, and is never put out: what is asked later is not what was asked here."""
 _HOLD_FACTORS, _HOLD_VALUES = 0.01, 0.1
@@ -44,21 +45,29 @@ def match_attention(keys: torch.Tensor, values: torch.Tensor, asked: Asked, kept
 def _fit_factors(parts: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
     """Return factors, (kv_heads, kept), under which parts, (kv_heads, queries, kept), sum to what is left.
 
-    Least squares within bounds, held near one, by projected gradient descent with momentum (Beck & Teboulle
-    2009).
+    Least squares within bounds, held near one, by primal-dual active sets (Hintermüller, Ito & Kunisch 2002):
+    factors that would go beyond a bound are held at it and the others solved for, until the same ones are
+    held twice. Mostly that is at once, for few go beyond.
     """
+    low, high = math.exp(-_MOST_BIAS), math.exp(_MOST_BIAS)
     gram = _ridged(parts, _HOLD_FACTORS)
     aim = (parts * left[..., None]).sum(1) + (gram - parts.transpose(1, 2) @ parts).sum(2)
-    step = 1.0 / torch.linalg.matrix_norm(gram, 2)[:, None]
-    factors = ahead = torch.ones_like(aim)
-    pace = 1.0
-    for _ in range(_STEPS):
-        moved = ahead - step * ((gram @ ahead[..., None])[..., 0] - aim)
-        before, factors = factors, moved.clamp(math.exp(-_MOST_BIAS), math.exp(_MOST_BIAS))
-        faster = (1.0 + (1.0 + 4.0 * pace * pace) ** 0.5) / 2.0
-        ahead = factors + (pace - 1.0) / faster * (factors - before)
-        pace = faster
-    return factors
+    factors = torch.linalg.solve(gram, aim)
+    below, above = factors < low, factors > high
+    for _ in range(_ROUNDS):
+        free = ~(below | above)
+        held = torch.where(below, low, torch.where(above, high, 0.0)).to(gram)
+        among = torch.where(free[:, :, None] & free[:, None], gram, torch.diag_embed((~free).to(gram)))
+        rest = torch.where(free, aim - (gram @ held[..., None])[..., 0], held)
+        factors = torch.linalg.solve(among, rest)
+        # Held is what its bound holds back; free is what stays within.
+        pull = aim - (gram @ factors[..., None])[..., 0]
+        still = torch.where(below, pull < 0, factors < low), torch.where(above, pull > 0, factors > high)
+        if torch.equal(still[0], below) and torch.equal(still[1], above):
+            break
+        below, above = still
+    within: torch.Tensor = factors.clamp(low, high)
+    return within
 
 
 def _ridged(rows: torch.Tensor, share: float) -> torch.Tensor:

@@ -17,8 +17,8 @@ from reader.attention.dense import Logits, visible
 from reader.attention.function import run, windows_of
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment, Shape
-from reader.passages import PassageMemory, compress, take_out
-from reader.placing import Passage, Placed, lay_out
+from reader.passages import Memory, PassageMemory, compress, take_out
+from reader.placing import Passage, Passing, Placed, lay_out
 
 EXEMPT = 16
 """So many first tokens are always kept."""
@@ -86,23 +86,36 @@ def compact(
     *,
     method: Method,
     kept: int,
+    whole: Memory | None = None,
+    bits: torch.dtype = torch.uint8,
+    passing: Passing | None = None,
 ) -> PassageMemory:
-    """Return what is kept of a passage with ``kept`` of its tokens in each head.
+    """Return what is kept of a passage with ``kept`` of its tokens in each head, in eight ``bits``.
 
-    It is read behind ``opening`` and ``header``, and ``asking`` behind it, whose queries say what is looked
-    for: the text once more, mostly (KVzip, Kim et al. 2025). Queries of the passage itself are not asked:
-    most of its keys stand behind them, where no later query finds any. Raises ``InvalidInputError`` for a
-    model with sliding windows.
+    It is read behind ``opening`` and ``header``, if it is not remembered ``whole`` from there, and ``asking``
+    behind it, whose queries say what is looked for: the text once more, mostly (KVzip, Kim et al. 2025).
+    Queries of the passage itself are not asked: most of its keys stand behind them, where no later query
+    finds any. ``passing`` runs the one pass of the model, whole in every layer; the model is called at once
+    if it is ``None``. Raises ``InvalidInputError`` for a model with sliding windows.
     """
     if any(window is not None for window in windows_of(model)):
         raise InvalidInputError("a model with sliding windows sees too little of a memory to compact it")
     if kept >= len(tokens):
         raise ValueError(f"{kept} of {len(tokens)} tokens are no fewer")
-    placed = lay_out(shape, rotary, opening, [], [*header, *tokens, *asking])
+    if whole is None:
+        placed = lay_out(shape, rotary, opening, [], [*header, *tokens, *asking])
+    else:
+        placed = lay_out(shape, rotary, opening, [Passage(header, tokens, whole)], asking)
     listener = Listener()
-    run(model, placed.tokens, [placed.segment], keep=1, router=listener)
+    if passing is None:
+        run(model, placed.tokens, [placed.segment], keep=1, router=listener)
+    else:
+        passing(placed, listener)
     end = len(placed.tokens) - len(asking)
-    own = placed.segment.places[end - len(tokens) : end]
+    # The text ends where what asks begins, wherever its tokens' slots are.
+    until = int(placed.segment.positions[end])
+    positions = placed.slots.positions
+    own = ((positions >= until - len(tokens)) & (positions < until)).nonzero()[:, 0]
     whole_keys, whole_values = take_out(placed.slots, rotary, own)
     keys, values, chosen, biases = [], [], [], []
     for layer, (queries, how) in sorted(listener.heard.items()):
@@ -114,7 +127,7 @@ def compact(
         chosen.append(found.chosen)
         if found.bias is not None:
             biases.append(found.bias)
-    made = compress(torch.stack(keys), torch.stack(values))
+    made = compress(torch.stack(keys), torch.stack(values), bits)
     offsets, bias = torch.stack(chosen).int(), torch.stack(biases) if biases else None
     return replace(made, length=len(tokens), offsets=offsets, bias=bias)
 

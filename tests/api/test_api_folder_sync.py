@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 import api.folder_sync
 from api.client import LetheClient
+from api.client_errors import error_of
 from api.folder_plan import METADATA_KEY, folder_filter, make_plan
 from api.folder_scan import Item, Scanner
 from api.folder_sync import FolderSync, Outcome, Patience
@@ -415,7 +416,7 @@ def test_what_is_busy_is_asked_again_no_sooner_than_it_said(monkeypatch: pytest.
 def test_retry_after_is_read_from_the_reply(status: int) -> None:
     response = httpx2.Response(status, headers={"retry-after": "3"}, json={"detail": "slow down"})
 
-    error = api.client._error_of(response)
+    error = error_of(response)
 
     assert isinstance(error, api.folder_sync.BusyError)
     assert (str(error), error.retry_after_seconds) == ("slow down", 3.0)

@@ -10,6 +10,7 @@ import time
 
 import httpx2
 import pytest
+from anyio.to_thread import current_default_thread_limiter
 from doors import check_problem, client_of, serving
 from fake_lethe import KEYS, FakeLethe
 from hypothesis import given, settings
@@ -156,6 +157,15 @@ def test_a_key_that_works_no_more_is_not_welcome_any_longer(monkeypatch):
     monkeypatch.delitem(KEYS, "read-key")
 
     assert [http.get("/v1/stats").status_code for _ in range(4)] == [401, 401, 429, 429]
+
+
+def test_answers_that_hold_threads_for_long_leave_as_many_for_all_else():
+    with client_of(FakeLethe(), readings=7) as busy, client_of(FakeLethe()) as plain:
+        assert _threads(busy) - _threads(plain) == 7
+
+
+def _threads(client):
+    return client.portal.call(lambda: current_default_thread_limiter().total_tokens)
 
 
 def test_what_is_remembered_of_keys_is_their_digests():

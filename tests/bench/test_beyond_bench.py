@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.beyond import _sizes
+from bench.beyond import READ_BY, _sizes, summarise
 from bench.beyond_memory import _plant, read_corpus
 from bench.texts import DATA
 
@@ -20,6 +20,25 @@ def words() -> Any:
 
 def test_sizes_are_read():
     assert _sizes("1m,64k,512") == (512, 64_000, 1_000_000)
+
+
+def test_the_summary_counts_all_needles_by_the_rule_that_is_read_by():
+    def told(planted: float, squad: float, seconds: float) -> dict[str, Any]:
+        shares = {"planted": planted, "squad13": squad}
+        return {
+            "needles": {"planted": 10, "squad13": 30},
+            "chosen_into_window": {"8000": {READ_BY: shares}},
+            "read": {"8000": {"planted": {"first_token_cpu_seconds": {"median": seconds}}}},
+        }
+
+    results = {"64000": told(1.0, 1.0, 2.0), "1000000": told(0.5, 0.9, 2.5)}
+
+    assert summarise(results, (64_000, 1_000_000, 2_000_000), (8_000,)) == {
+        "needle_recall_64k": 1.0,
+        "first_token_64k_over_64k": 1.0,
+        "needle_recall_1m": 0.8,
+        "first_token_1m_over_64k": 1.25,
+    }
 
 
 def test_a_needle_stands_between_sentences():

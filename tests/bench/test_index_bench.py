@@ -106,7 +106,8 @@ def test_memory_counts_cached_files_once_and_not_those_apart(tmp_path: Path) -> 
     held.write(b"x" * (4 * MIB))
     after = read_memory([os.getpid()], own, apart=[apart])
     assert after.files == 8 * MIB
-    assert 4 * MIB <= after.processes - before.processes < 7 * MIB
+    # Libraries count by a share, which is smaller with every other process that comes to map them.
+    assert 3 * MIB <= after.processes - before.processes < 7 * MIB
     assert after.total == after.files + after.processes
     for mapped in (held, *maps):
         mapped.close()

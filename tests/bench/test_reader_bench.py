@@ -14,12 +14,13 @@ from bench.reader import summarise
 from bench.reader_cases import load_cases, squad_cases
 from bench.reader_chart import curves_of
 from bench.reader_decode import compare_lookup
-from bench.reader_ladder import LADDERS, Ladder, Ways, climb
-from bench.reader_parts import SPARE, Bench, learn_anchors
+from bench.reader_ladder import LADDERS, Ladder, Ways, climb, interval_of_groups
+from bench.reader_parts import SPARE, Bench
 from bench.reader_readings import JointReading, Reading, ask, write
 from bench.reader_routers import compare_routers
 from bench.reader_times import shuffle, take_times
-from bench.squad13 import Squad
+from bench.squad13 import Bm25, Question, Squad
+from reader.routing import Anchors
 from tests.reader.families import build
 from tests.reader.tiny import END_ID, tiny_tokenizer
 
@@ -66,6 +67,74 @@ def test_all_ways_are_asked_alike_and_stay_where_they_are(bench: Bench) -> None:
     assert written == _greedy(bench, prompt, len(written))
 
 
+def test_a_prompt_that_begins_alike_is_gone_on_with(bench: Bench) -> None:
+    """Only what differs is read; the logits are those of reading it all."""
+    (case,) = squad_cases(bench.squad, 1, 3)
+    cut = bench.cut(case.question, case.names)
+    other = [*cut.tokens()[:-5], *bench.writer.ids("Where")]
+    ran: list[int] = []
+    hook = bench.model.get_input_embeddings().register_forward_hook(
+        lambda module, given, made: ran.append(given[0].numel())
+    )
+
+    reading = JointReading(bench.model, cut.tokens())
+    reading.turn_to(other)
+    hook.remove()
+
+    assert ran == [len(cut.tokens()), 5]
+    assert torch.allclose(reading.first, JointReading(bench.model, other).first, atol=1e-5)
+
+
+def test_questions_of_a_paragraph_come_together_and_are_shown_the_same() -> None:
+    """So many of it at most; the paragraph stands among what they are shown."""
+    squad = Squad.__new__(Squad)
+    squad.texts = {f"Nile:{at}": f"The Nile has {at} bridges." for at in range(4)}
+    squad.questions = [
+        Question(f"Which {word} has {at} bridges?", f"Nile:{at}", "Nile", ("The Nile",))
+        for at in range(4)
+        for word in ("river", "stream", "water")
+    ]
+    squad._ranking = Bm25(squad.texts)
+
+    cases = squad_cases(squad, 12, 3, together=2)
+
+    assert len({case.question for case in cases}) == 8
+    for one, other in zip(cases[::2], cases[1::2], strict=True):
+        assert one.names == other.names
+        gold = {asked.gold for asked in squad.questions if asked.text in (one.question, other.question)}
+        assert len(gold) == 1 and gold <= set(one.names)
+    assert squad_cases(squad, 5, 3, together=2) == cases[:5]
+
+
+def test_compaction_can_be_left_to_a_share_and_made_up_for(bench: Bench, tmp_path: Path) -> None:
+    """A question that lacks a level asked for is asked again; figures count who has it."""
+    ladder, rows = Ladder("squad13", 3), tmp_path / "rows.jsonl"
+    told: list[dict[str, object]] = []
+    cases = squad_cases(bench.squad, 2, ladder.passages)
+    for compacted in (0.5, 1.0):
+        ways = Ways(Anchors((1,)), 0.2, "most attended", compacted)
+        with Progress(disable=True) as progress:
+            climb(bench, ladder, cases, ways, progress, told.append, rows)
+
+    half, whole = (figures["steps"] for figures in told)
+    assert isinstance(half, dict) and isinstance(whole, dict)
+    assert (half["L0 to L2"]["questions"], half["L0 to L3"]["questions"]) == (2, 1)
+    assert whole["L0 to L3"]["questions"] == 2
+    assert len(rows.read_text().splitlines()) == 3
+
+
+def test_intervals_are_drawn_of_groups() -> None:
+    """Questions that say the same in each group say no more than one of them."""
+    values = [0.0, 1.0, 0.0, 1.0]
+    single = interval_of_groups(values, range(4))
+    doubled = interval_of_groups(
+        [each for value in values for each in (value, value)], [0, 0, 1, 1, 2, 2, 3, 3]
+    )
+
+    assert single == doubled
+    assert single["mean"] == 0.5
+
+
 def _greedy(bench: Bench, prompt: list[int], count: int) -> list[int]:
     """Return what is written when all is read anew for every token."""
     tokens = [*prompt]
@@ -78,8 +147,8 @@ def test_the_ladder_is_climbed_and_gone_on_with(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that are kept are not measured again, and give the same figures."""
-    ladder, rows = Ladder("squad13", 3), tmp_path / "rows.jsonl"
-    ways = Ways(learn_anchors(bench, TOKENS), 0.2, "most attended")
+    ladder, rows = Ladder("squad13", 6), tmp_path / "rows.jsonl"
+    ways = Ways(bench.anchors, 0.2, "most attended")
     cases = squad_cases(bench.squad, 1, ladder.passages)
     told: list[dict[str, object]] = []
 
@@ -92,11 +161,12 @@ def test_the_ladder_is_climbed_and_gone_on_with(
     assert told[0]["questions"] == 1
     steps = told[0]["steps"]
     assert isinstance(steps, dict)
-    assert list(steps) == ["L0 to L1", "L1 to L2", "L2 to L3", "L0 to L3"]
+    assert list(steps) == ["L0 to L1", "L1 to L2", "L2 to L3", "L0 to L2", "L0 to L3"]
     assert all(step["divergence_nats"] >= 0.0 for step in steps.values())
     assert float(str(told[0]["blocks_looked_at_L2"])) < 1.0
     summary = summarise({"ladder": {LADDERS[0].name: told[0]}})
     assert summary["l1_l2_kl"] == steps["L1 to L2"]["divergence_nats"]
+    assert summary["l0_l2_f1_loss"] == -steps["L0 to L2"]["f1_change_points"]["mean"]
     assert summary["l0_l3_f1_loss"] == -steps["L0 to L3"]["f1_change_points"]["mean"]
 
 
@@ -104,7 +174,7 @@ def test_times_are_taken_of_every_way(bench: Bench, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(reader_times, "RUNS", 1)
     told: list[dict[str, object]] = []
     with Progress(disable=True) as progress:
-        take_times(bench, [TOKENS], learn_anchors(bench, TOKENS), [0.2], progress, told.append)
+        take_times(bench, [TOKENS], bench.anchors, [0.2], progress, told.append)
 
     sizes = told[-1]
     figures = sizes[str(TOKENS)]

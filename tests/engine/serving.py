@@ -73,6 +73,7 @@ def engine_process(
         **os.environ,
         "LETHE_EMBEDDER": f"hf:{model}",
         "LETHE_READER": "extractive",
+        "LETHE_SPEECH": "none",
         "LETHE_TORCH_THREADS": "1",
         "LETHE_MODELS_CACHE": str(log.parent / "models"),
         "HF_HUB_OFFLINE": "1",

@@ -36,7 +36,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path, encoder: TextEncoder) -> Iterator[World]:
-    opened = open_world(tmp_path / "data", encoder)
+    opened = open_world(tmp_path / "data", encoder, kv_device_bytes=1 << 20)
     yield opened
     opened.close()
 

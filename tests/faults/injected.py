@@ -149,6 +149,7 @@ class StagedHouse(House):
     """A house whose clock goes on where the one before it ended, and whose ids are no other's."""
 
     waker_type = SendingWaker
+    begins_migrated = False  # the first start is a scene of its own
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -342,7 +343,7 @@ class Stage:
         there = {card.row.id for card in lethe.indexes.get(TENANT).state.cards}
         assert held <= there
         passages = [PassageId(f"{entry_id}.0") for entry_id in held]
-        for passage, payload in lethe.shelves.of(TENANT).find(READ, passages).items():
+        for passage, payload in lethe.shelves.of(TENANT).find(READ, passages, bytes).items():
             assert payload == compute(passage)
         assert not is_fresh or not list((self.folder / "kv").glob("*/*.part"))
 
@@ -472,9 +473,9 @@ def _read(stage: Stage) -> None:
             PassageId(f"{card.row.id}.0") for card in stage.house.lethe.indexes.get(TENANT).state.cards
         ]
         for passage in passages:
-            if not shelf.find(READ, [passage]):
+            if not shelf.find(READ, [passage], bytes):
                 shelf.keep(READ, passage, compute(passage))
-        assert shelf.find(READ, passages).keys() == set(passages)
+        assert shelf.find(READ, passages, bytes).keys() == set(passages)
 
     stage.insist(read)
     stage.drain()

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "embedding/wheels.py": "the cache of models holds no memories, and has tests of its own",
     "embedding/models.py": "the cache of models holds no memories, and has tests of its own",
     "reader/loading.py": "the cache of models holds no memories, and has tests of its own",
+    "reader/anchor_files.py": "the cache of models holds no memories, and has tests of its own",
     "workers/broker.py": "the folder of a socket, beside the data folder",
     "service/generation.py _append": "LexicalIndex.commit has the point",
     "service/loading.py add_words": "LexicalIndex.commit has the point",

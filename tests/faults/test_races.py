@@ -42,6 +42,7 @@ from service.shelves import Shelves
 from service.topics import fold_topics
 from service.views import Scope
 from service.work import Work
+from tests.faults import stories
 from tests.faults.pauses import Running, paused
 from tests.faults.stories import (
     QUESTION,
@@ -171,6 +172,9 @@ SHELF_POINTS: tuple[tuple[str, object, str, bool], ...] = (
     ("after the file", SealedFiles, "write", True),
     ("before the file is read", SealedFiles, "read", False),
     ("after the file is read", SealedFiles, "read", True),
+    ("before it is unpacked", stories, "unpack", False),
+    ("after it is unpacked", stories, "unpack", True),
+    ("after the device", Shelves, "_unpack", True),
 )
 
 
@@ -178,16 +182,21 @@ SHELF_POINTS: tuple[tuple[str, object, str, bool], ...] = (
 def test_forget_against_a_reader_that_keeps(
     point: tuple[str, object, str, bool], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a reader computed of an entry that is denied meanwhile is nowhere once that is certified."""
+    """What a reader computed of an entry that is denied meanwhile is nowhere once that is certified.
+
+    From the process's memory and its device it is gone at once.
+    """
     kept, gone = [world.tell(plain(1))], [world.tell(secret(1))]
     shelves = world.house.lethe.shelves
     _, owner, name, after = point
-    if name == "read":
+    is_found = name in ("read", "unpack", "_unpack")
+    if is_found:
         world.read(gone)
+    if name == "read":
         shelves.let_go_of_all()
 
     def read() -> None:
-        if name == "read":
+        if is_found:
             world.find_read(gone)
         else:
             world.read(gone)
@@ -201,12 +210,12 @@ def test_forget_against_a_reader_that_keeps(
         view = forget.result()
         reading.result()
     assert world.find_read(gone) == set()
-    assert not shelves._memory.size
+    assert not shelves.ram_bytes and not shelves.device_bytes
     world.house.waker.drain()
     world.pass_time()
 
     assert world.house.lethe.get_forget(TENANT, view.id).state == "certified"
-    assert not shelves._memory.size
+    assert not shelves.ram_bytes and not shelves.device_bytes
     assert not list((world.house.data / "kv").glob("*/*"))
     assert_like_twin(world, kept, tmp_path / "twin")
 

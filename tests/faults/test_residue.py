@@ -138,6 +138,7 @@ def serving(data: Path, model_folder: Path) -> Iterator[LetheClient]:
     settings = {
         "LETHE_EMBEDDER": f"hf:{model_folder}",
         "LETHE_READER": "extractive",
+        "LETHE_SPEECH": "none",
         "LETHE_TORCH_THREADS": "1",
         "LETHE_MODELS_CACHE": str(data.parent / "models"),
     }

@@ -16,7 +16,6 @@ _SHAPE: dict[str, Any] = {
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "head_dim": 16,
-    "max_position_embeddings": 4096,
     "initializer_range": 0.1,
     "pad_token_id": 0,
 }
@@ -41,9 +40,9 @@ _OWN: dict[str, dict[str, Any]] = {
 FAMILIES = tuple(_OWN)
 
 
-def build(family: str, seed: int = 0) -> Any:
+def build(family: str, seed: int = 0, context: int = 4096) -> Any:
     """Return a random model of five layers in float32."""
-    own = {**_SHAPE, **_OWN[family]}
+    own = {**_SHAPE, **_OWN[family], "max_position_embeddings": context}
     config = AutoConfig.for_model(own.pop("model_type", family), **own)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

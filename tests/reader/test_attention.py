@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
 from memory.errors import CorruptionError
+from reader.anchors import routable
 from reader.attention.function import run, use_slots, windows_of
 from reader.attention.rotary import Rotary
 from reader.passages import WholeMemory, compress, from_bytes, read_alone
 from reader.placing import Passage, Placed, lay_out
 from reader.routers.exact import exact
-from reader.routing import Router, Rule, choose, spread_anchors
+from reader.routing import Anchors, Router, Rule, choose
 from tests.reader.families import FAMILIES, WORDS, build
 
 CLOSE = 1e-5
@@ -165,7 +167,7 @@ def test_all_blocks_routed_is_dense(family: str, again: int) -> None:
     expected = run(model, placed.tokens, [placed.segment], keep=len(QUESTION))
 
     placed = place_all(model, memories, again=again)
-    anchors = spread_anchors(windows_of(model))
+    anchors = Anchors(routable(windows_of(model)))
     router = Router(exact, anchors, Rule(mass=1.0, least=10_000, share=1.0, trust=0.0, short=0))
     found = run(model, placed.tokens, [placed.segment], keep=len(QUESTION), router=router)
 
@@ -184,3 +186,63 @@ def test_fewer_blocks_are_the_heavier_ones() -> None:
     # Block 2 and the first of its passage, and the prefix.
     assert chosen.nonzero()[:, 1].tolist() == [0, 1, 2]
     assert kept.tolist() == pytest.approx([0.65])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("routed", [False, True])
+def test_the_last_layer_looks_only_for_what_is_kept(family: str, routed: bool) -> None:
+    """The kept tokens' logits, and all keys and values, are those of a pass in which it looks for all."""
+    model = build(family)
+    memories = remember_whole(model)
+    told = []
+    for whole in (True, False):
+        first, second = (place_all(model, memories, again=again) for again in (30, 20))
+        rule = Rule(mass=0.5, least=1, share=0.4, trust=0.0, short=0)
+        # One anchor: the last layer takes over what an earlier one chose for more tiles.
+        router = Router(exact, Anchors(routable(windows_of(model))[:1]), rule) if routed else None
+        asked: list[int] = []
+        count = len(first.tokens) + len(second.tokens)
+        with torch.no_grad(), listening(model, asked):
+            logits = run(
+                model,
+                first.tokens + second.tokens,
+                [first.segment, second.segment.moved(len(first.tokens))],
+                keep=torch.tensor([len(first.tokens) - 1, count - 2, count - 1]),
+                router=router,
+                whole=whole,
+            )
+        told.append((logits, first.slots, second.slots))
+        assert (asked[-1] == count) == whole
+
+    (expected, *before), (found, *after) = told
+    assert (found - expected).abs().max() < CLOSE
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one.keys, other.keys)
+        assert torch.equal(one.values, other.values)
+
+
+@contextmanager
+def listening(model: Any, counts: list[int]) -> Iterator[None]:
+    """Note how many tokens the last layer's feed-forward part is run for."""
+    last = model.get_decoder().layers[-1].mlp
+    hook = last.register_forward_pre_hook(lambda _, given: counts.append(given[0].shape[1]))
+    yield
+    hook.remove()
+
+
+def test_a_piece_that_keeps_nothing_writes_all_the_same() -> None:
+    """All keys and values are there where no logits are wanted, and the last layer looks for one tile."""
+    model = build("qwen2")
+    placed = place_all(model, [None] * 3)
+    asked: list[int] = []
+    expected = place_all(model, [None] * 3)
+    run(model, expected.tokens, [expected.segment], keep=1)
+
+    with listening(model, asked):
+        logits = run(
+            model, placed.tokens, [placed.segment], keep=torch.tensor([], dtype=torch.long), whole=False
+        )
+
+    assert logits.shape == (0, WORDS)
+    assert asked == [len(QUESTION)]
+    assert torch.equal(placed.slots.keys, expected.slots.keys)

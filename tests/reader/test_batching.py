@@ -19,6 +19,7 @@ from reader.attention.function import run, use_slots
 from reader.attention.rotary import Rotary
 from reader.attention.slots import Segment, Shape, Slots, cut_tiles
 from reader.batching import Batch
+from reader.compaction.method import Listener
 from reader.passages import WholeMemory, read_alone
 from reader.placing import Passage, lay_out
 from reader.routers.exact import exact
@@ -197,6 +198,26 @@ def test_what_must_not_depend_on_others_is_run_alone_and_whole() -> None:
         readers.step(2, 1)
 
     assert readers.model.seen[1:] == [[(5, 100)], [(2, 1)], [(6, 100)]]
+
+
+def test_what_is_run_alone_may_have_a_router_of_its_own() -> None:
+    """It hears what is run alone, and nothing of the passes of others."""
+    model = build("llama")
+    batch = Batch(model)
+    first, second = lay_readings(model)[:2]
+    listener = Listener()
+    expected = run(model, first.tokens, [first.segment], keep=1)
+
+    found = batch.run(first.tokens, first.segment, 1, alone=True, router=listener)
+    heard = {layer: queries for layer, (queries, _) in listener.heard.items()}
+    batch.run(second.tokens, second.segment, 1)
+
+    assert torch.equal(found, expected)
+    assert len(heard) == model.config.num_hidden_layers
+    assert all(queries.shape[2] == len(first.tokens) for queries in heard.values())
+    assert all(listener.heard[layer][0] is queries for layer, queries in heard.items())
+    with pytest.raises(ValueError, match="the batch's router"):
+        batch.run(second.tokens, second.segment, 1, router=listener)
 
 
 def test_a_pass_that_fails_fails_for_whom_it_must() -> None:

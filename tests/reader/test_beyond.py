@@ -8,9 +8,9 @@ import torch
 from reader import beyond
 from reader.attention.function import run, use_slots
 from reader.attention.rotary import Rotary
-from reader.beyond import Overview, ask, choose, summarise
+from reader.beyond import Overview, ask, choose, lay_out_all, summarise, summarise_unread
 from reader.compaction.method import Listener
-from reader.passages import WholeMemory, compress, read_alone
+from reader.passages import WholeMemory, compress, read_alone, take_out
 from reader.placing import Passage, lay_out
 from tests.reader.families import build
 
@@ -19,17 +19,17 @@ PASSAGES = ([11, 12, 13, 14, 15], [21], [30, 31, 32, 33, 34, 35, 36, 37])
 
 
 @pytest.mark.parametrize("family", ["llama-yarn", "qwen2", "gemma2"])
-@pytest.mark.parametrize("at_once", [7, 1 << 15])
-def test_masses_are_those_of_attention_in_one_place(family, at_once, monkeypatch):
+@pytest.mark.parametrize(("at_once", "bits"), [(7, torch.uint8), (1 << 15, torch.float8_e4m3fn)])
+def test_masses_are_those_of_attention_in_one_place(family, at_once, bits, monkeypatch):
     """Plain reference: one query after another where it stands, every key turned to that same position."""
     monkeypatch.setattr(beyond, "_AT_ONCE", at_once)
     model = build(family)
     shape, rotary = use_slots(model), Rotary(model)
     layer = 3
     opening = Passage((), OPENING, WholeMemory(*read_alone(model, shape, rotary, (), OPENING)))
-    memories = [compress(*read_alone(model, shape, rotary, OPENING, tokens)) for tokens in PASSAGES]
+    memories = [compress(*read_alone(model, shape, rotary, OPENING, tokens), bits) for tokens in PASSAGES]
 
-    asked = ask(model, shape, rotary, opening, BEFORE, QUESTION, layer)
+    asked = ask(model, shape, rotary, opening, BEFORE, QUESTION, [layer])[layer]
     found = Overview([summarise(memory, layer) for memory in memories]).masses(asked)
 
     groups = asked.queries.shape[1] // len(QUESTION)
@@ -47,6 +47,28 @@ def test_masses_are_those_of_attention_in_one_place(family, at_once, monkeypatch
     assert torch.allclose(found, expected / expected.sum(), atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama-yarn", "qwen2", "gemma2"])
+@pytest.mark.parametrize(("layer", "bits"), [(0, torch.uint8), (2, torch.uint8), (2, torch.float8_e4m3fn)])
+def test_summaries_need_no_more_than_the_layers_before(family, layer, bits):
+    """Read up to their layer, passages have the summaries of what is remembered of them."""
+    model = build(family)
+    shape, rotary = use_slots(model), Rotary(model)
+    opening = Passage((), OPENING, WholeMemory(*read_alone(model, shape, rotary, (), OPENING)))
+    deeper = []
+    model.get_decoder().layers[layer + 1].register_forward_hook(lambda *_: deeper.append(layer))
+
+    found = summarise_unread(model, shape, rotary, opening, BEFORE, PASSAGES, layer, bits=bits)
+    assert not deeper
+
+    tokens, laid = lay_out_all(shape, rotary, opening, BEFORE, PASSAGES)
+    run(model, tokens, [one.segment for one in laid], keep=1)
+    for summary, one, text in zip(found, laid, PASSAGES, strict=True):
+        places = one.segment.places[-len(text) :]
+        whole = summarise(compress(*take_out(one.slots, rotary, places), bits), layer)
+        for name in ("keys", "low", "step"):
+            assert torch.equal(getattr(summary, name).float(), getattr(whole, name).float())
+
+
 def test_queries_are_those_of_the_question_alone():
     """Turned to where they stand, they are what the layer asked with; the words before leave none."""
     model = build("llama")
@@ -56,7 +78,7 @@ def test_queries_are_those_of_the_question_alone():
     run(model, placed.tokens, [placed.segment], keep=1, router=listener)
     heard = listener.heard[1][0][:, :, -len(QUESTION) :]
 
-    asked = ask(model, shape, rotary, Passage((), OPENING, None), BEFORE, QUESTION, 1)
+    asked = ask(model, shape, rotary, Passage((), OPENING, None), BEFORE, QUESTION, [1])[1]
 
     positions = placed.segment.positions[-len(QUESTION) :]
     turned = rotary.turn(asked.queries.reshape(heard.shape), positions, 1)

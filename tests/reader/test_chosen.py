@@ -172,6 +172,7 @@ def by_hand(shares: torch.Tensor, segment: Segment, rule: Rule) -> torch.Tensor:
         Rule(mass=0.8, least=1, share=0.7, trust=0.0, short=0),
         Rule(mass=1.0, least=2, share=0.3, trust=0.0, short=0),
         Rule(mass=0.6, least=1, share=0.9, trust=0.7, short=4),
+        Rule(mass=0.6, least=1, share=0.3, trust=1.0, short=0),
     ],
 )
 def test_routing_is_the_rule_for_each_tile(rule: Rule) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from memory.values import Evidence, PassageId
 from reader.checked import CheckedReader
 from reader.closed_book import ask_closed_book, closed_prompt, says_the_same
 from reader.language_model import LanguageModelWriter
@@ -40,8 +41,10 @@ def test_a_reader_asks_its_own_model(said, knew):
     tokenizer = tiny_tokenizer()
     model = ToldModel(tokenizer, said)
     reader = CheckedReader(LanguageModelWriter(model, tokenizer, name="told"))
-    probe = reader.ask_closed_book("When did the harbour bridge open?", "The harbour bridge opened in 1932.")
-    assert (probe.answer, probe.knew) == (said, knew)
+    evidence = [Evidence(PassageId("a"), "The harbour bridge opened in 1932.")]
+    explanation = reader.read("When did the harbour bridge open?", evidence, explain=True).explanation
+    assert explanation is not None and explanation.closed_book is not None
+    assert (explanation.closed_book.answer, explanation.closed_book.knew) == (said, knew)
     assert any("When did the harbour bridge open?" in tokenizer.decode(part) for part in model.read)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,12 +12,18 @@ from memory.errors import InvalidInputError
 from reader.attention.dense import Logits
 from reader.attention.function import run, use_slots
 from reader.attention.rotary import Rotary
-from reader.compaction.attention_matching import match_attention
+from reader.compaction.attention_matching import (
+    _HOLD_FACTORS,
+    _MOST_BIAS,
+    _fit_factors,
+    _ridged,
+    match_attention,
+)
 from reader.compaction.expected_attention import expect_attention
 from reader.compaction.method import EXEMPT, Asked, compact, count_kept
 from reader.compaction.most_attended import keep_most_attended
 from reader.compaction.reconstruction import keep_for_reconstruction
-from reader.passages import compress, from_bytes, read_alone
+from reader.passages import WholeMemory, compress, from_bytes, read_alone
 from reader.placing import Passage, lay_out
 from tests.reader.families import build
 from tests.reader.test_attention import PREFIX, QUESTION, draw
@@ -186,3 +193,52 @@ def test_each_head_turns_its_own_keys() -> None:
     assert placed.segment.positions[len(PREFIX) :].tolist() == [
         len(PREFIX) + place for place in range(memory.first)
     ]
+
+
+def test_what_is_remembered_whole_is_not_read_again() -> None:
+    """The same is kept of it, and only what asks is run."""
+    model = build("qwen2")
+    shape, rotary = use_slots(model), Rotary(model)
+    opening, header, asking = Passage((), PREFIX, None), draw(4, 22), draw(30, 23)
+    whole = WholeMemory(*read_alone(model, shape, rotary, [*PREFIX, *header], BODY))
+    run_through: list[int] = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda module, given, made: run_through.append(given[0].numel())
+    )
+
+    def made(memory: WholeMemory | None) -> Any:
+        return compact(
+            model, shape, rotary, opening, header, BODY, asking, method=match_attention, kept=60, whole=memory
+        )
+
+    anew, known = made(None), made(whole)
+    hook.remove()
+
+    assert torch.equal(known.offsets, anew.offsets)
+    assert torch.allclose(known.bias, anew.bias, atol=1e-3)
+    for ours, theirs in zip(known.restore(), anew.restore(), strict=True):
+        assert (ours - theirs).abs().mean() < 1e-3
+    assert run_through[1] == run_through[0] - len(BODY)
+
+
+def test_factors_are_the_best_within_their_bounds() -> None:
+    """Where some would go beyond: no small step that stays within comes nearer."""
+    made = torch.Generator().manual_seed(7)
+    parts = torch.rand(2, 200, 24, generator=made, dtype=torch.float64) ** 8
+    left = parts @ torch.tensor([60.0, 0.0, -4.0, 1.0] * 6, dtype=torch.float64)
+    low, high = math.exp(-_MOST_BIAS), math.exp(_MOST_BIAS)
+
+    factors = _fit_factors(parts, left)
+
+    assert (factors == low).any() and (factors == high).any()
+
+    def error(tried: torch.Tensor) -> torch.Tensor:
+        missed = ((parts @ tried[..., None])[..., 0] - left).square().sum(1)
+        ridge = _ridged(parts, _HOLD_FACTORS) - parts.transpose(1, 2) @ parts
+        return missed + (ridge.diagonal(dim1=1, dim2=2) * (tried - 1.0).square()).sum(1)
+
+    for at in range(24):
+        for step in (1e-3, -1e-3):
+            tried = factors.clone()
+            tried[:, at] = (tried[:, at] + step).clamp(low, high)
+            assert (error(tried) >= error(factors)).all()

@@ -75,6 +75,22 @@ def test_the_copy_has_the_files_weights(tmp_path):
     assert tokenizer.decode(tokenizer("Zürich")["input_ids"]) == "Zürich"
 
 
+@pytest.mark.parametrize(
+    ("able", "seconds", "chosen"),
+    [
+        ({"amx_bf16": True}, {}, torch.bfloat16),
+        ({}, {}, torch.float32),
+        ({"avx512_bf16": True}, {torch.bfloat16: 3.0, torch.float32: 2.0}, torch.float32),
+        ({"avx512_bf16": True}, {torch.bfloat16: 2.2, torch.float32: 2.0}, torch.bfloat16),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CPU's choice")
+def test_bfloat16_is_left_only_where_it_is_clearly_slower(able, seconds, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(loading, "_multiply_seconds", lambda dtype: seconds[dtype])
+    assert best_dtype.__wrapped__() == chosen
+
+
 def test_the_second_load_takes_the_copy(tmp_path, monkeypatch):
     write_gguf(tmp_path / "tiny.gguf", tiny_model())
     load_language_model(tmp_path / "tiny.gguf", digest="d1", converted=tmp_path / "converted")

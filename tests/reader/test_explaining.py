@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, closing
 
 import pytest
 
-from memory.errors import UnavailableError
-from memory.values import Citation, ClosedBook, Conflict, Evidence, PassageId, SourceId
+from memory.errors import BusyError, UnavailableError
+from memory.values import Citation, ClosedBook, Conflict, Evidence, Explanation, PassageId, SourceId
 from reader.checked import CheckedReader
 from reader.confidence import ABSTAIN_BELOW
 from reader.extractive import ExtractiveReader
+from reader.places import Places
 from reader.prompt import Prompt
 from reader.relay import RelayReader
 from reader.switch import SwitchingReader
@@ -35,9 +37,13 @@ class Told:
     def __init__(self, alone: str | None, written: str = TRUE) -> None:
         self.alone, self.written = alone, written
         self.asked = 0
+        self.places = Places(1, waiting=0)
 
     def count_tokens(self, prompt: Prompt) -> int:
         return 10
+
+    def place(self) -> AbstractContextManager[None]:
+        return self.places.take()
 
     def iter_text(self, prompt: Prompt, spent: Spent, shelf: object = None) -> Generator[str, None, None]:
         self.asked += 1
@@ -88,6 +94,30 @@ def test_an_answer_stands_when_the_model_cannot_be_asked_again() -> None:
     assert not reading.abstained
     assert reading.explanation is not None
     assert (reading.explanation.model, reading.explanation.closed_book) == ("told", None)
+
+
+def test_the_model_is_asked_again_in_the_place_that_the_answer_was_written_in() -> None:
+    """Nobody waits a second time, and nobody is refused for it."""
+    writer = Told("In March 1932.")
+    reader = CheckedReader(writer)
+    claims = reader.iter_claims(QUESTION, EVIDENCE, explain=True)
+    next(claims)
+    with pytest.raises(BusyError):
+        CheckedReader(writer).read(QUESTION, EVIDENCE)
+    told = _end_of(claims)
+    assert isinstance(told, Explanation) and told.closed_book is not None
+
+    assert reader.read(QUESTION, EVIDENCE, explain=True).explanation == told, "the place was given back"
+
+
+def test_an_abstention_stands_when_too_many_wait_for_the_model() -> None:
+    writer = Told("Lactase.")
+    with closing(CheckedReader(writer).iter_claims(QUESTION, EVIDENCE)) as other:
+        next(other)
+        told = CheckedReader(writer).read("Which enzyme digests lactose?", EVIDENCE, explain=True)
+    assert told.abstained
+    assert told.explanation is not None
+    assert told.explanation.closed_book is None
 
 
 def test_a_reader_that_quotes_says_that_no_model_was_asked() -> None:

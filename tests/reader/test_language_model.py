@@ -1,11 +1,13 @@
 """The language model's reader: its loop is greedy decoding, and nothing unchecked is an answer."""
 
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,8 @@ from reader import checked
 from reader.checked import CheckedReader
 from reader.language_model import READ_AGAIN, Cut, LanguageModelWriter
 from reader.loading import best_dtype, load_language_model
+from reader.places import Places
+from reader.prompt import build_prompt, draw_mark
 from reader.writing import Spent
 from tests.reader.families import build
 from tests.reader.tiny import END_ID, START_ID, ToldModel, tiny_model, tiny_tokenizer
@@ -158,7 +162,7 @@ def test_answers_written_at_once_are_those_written_in_turn():
     """Readings of several tenants share passes: each gets its own words, tokens and citations."""
     asked = [(question, pieces) for question in (QUESTION, OTHER) for pieces in (EVIDENCE, WHOLE)]
     in_turn = remembering(mark="m4rk")
-    at_once = remembering(mark="m4rk", pass_tokens=64, most_readings=3)
+    at_once = remembering(mark="m4rk", pass_tokens=64, places=Places(3, waiting=24))
     expected = [in_turn.read(*one, DictShelf()) for one in asked]
 
     def read(number: int) -> Reading:
@@ -173,7 +177,9 @@ def test_answers_written_at_once_are_those_written_in_turn():
 
 
 def test_a_closed_reading_gives_its_place_to_another():
-    reader, _ = told("The harbour bridge opened in 1932 [1]. It is made of steel [1].", most_readings=1)
+    reader, _ = told(
+        "The harbour bridge opened in 1932 [1]. It is made of steel [1].", places=Places(1, waiting=24)
+    )
     first = reader.iter_claims(QUESTION, EVIDENCE)
     next(first)
     with ThreadPoolExecutor(1) as threads:
@@ -186,7 +192,7 @@ def test_a_closed_reading_gives_its_place_to_another():
 
 def test_more_than_can_wait_are_refused():
     reader, _ = told(
-        "The harbour bridge opened in 1932 [1]. It is made of steel [1].", most_readings=1, most_waiting=0
+        "The harbour bridge opened in 1932 [1]. It is made of steel [1].", places=Places(1, waiting=0)
     )
     with closing(reader.iter_claims(QUESTION, EVIDENCE)) as first:
         next(first)
@@ -254,9 +260,14 @@ class DictShelf:
     def __init__(self) -> None:
         self.payloads: dict[tuple[bytes, PassageId], bytes] = {}
 
-    def find(self, recipe: Recipe, passages: Collection[PassageId]) -> dict[PassageId, bytes]:
-        names = {passage: (recipe.digest, passage) for passage in passages}
-        return {passage: self.payloads[name] for passage, name in names.items() if name in self.payloads}
+    def find(
+        self, recipe: Recipe, passages: Collection[PassageId], unpack: Callable[[bytes], Any]
+    ) -> dict[PassageId, Any]:
+        found = {}
+        for passage in passages:
+            with suppress(KeyError, CorruptionError):
+                found[passage] = unpack(self.payloads[recipe.digest, passage])
+        return found
 
     def keep(self, recipe: Recipe, passage: PassageId, payload: bytes) -> None:
         self.payloads[recipe.digest, passage] = payload
@@ -336,6 +347,15 @@ def test_a_text_with_the_mark_is_read_behind_another(where):
     assert tokens["prompt"] > len(evil.text) + len(WHOLE[1].text)
 
 
+def test_a_template_that_tells_the_date_tells_the_same_one():
+    """Else what is remembered behind it would be of use for a day."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }} " + tokenizer.chat_template
+    writer = LanguageModelWriter(tiny_model(), tokenizer, name="t", mark="m4rk")
+    prompt = build_prompt(QUESTION, WHOLE, draw_mark, mark="m4rk")
+    assert tokenizer.decode(writer.cut(prompt).opening).startswith("01 Jan 2026 ")
+
+
 def test_damaged_memories_are_made_anew():
     """Bytes that cannot be read, or are of a text of another length, are not used."""
     shelf, reader = DictShelf(), remembering()
@@ -370,6 +390,38 @@ def test_a_share_of_each_passage_is_kept():
     assert {recipe for recipe, _ in shelf.payloads}.isdisjoint(recipe for recipe, _ in whole.payloads)
     lengths = {passage: len(payload) for (_, passage), payload in whole.payloads.items()}
     assert all(len(payload) < lengths[passage] for (_, passage), payload in shelf.payloads.items())
+
+
+def test_what_is_compacted_waits_for_its_turn_of_the_model():
+    """A passage is read for it in a pass of the batch: the model never runs in two threads at once."""
+    tokenizer, model = tiny_tokenizer(), Busy(tokenizer=tiny_tokenizer(), text="It opened in 1932.")
+    writer = LanguageModelWriter(model, tokenizer, name="told", mark="m4rk", kept=0.5, most_new_tokens=300)
+    reader = CheckedReader(writer)
+    pieces = [[replace(WHOLE[0], passage_id=PassageId(str(at)))] for at in range(4)]
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda evidence: reader.read(QUESTION, evidence, DictShelf()), pieces))
+
+    assert model.steps > len(pieces)
+    assert not model.was_entered_twice
+
+
+class Busy(ToldModel):
+    """Takes a while for each pass, and notes when another begins meanwhile."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.busy, self.was_entered_twice = threading.Lock(), False
+
+    def __call__(self, *given, **options):
+        if not self.busy.acquire(blocking=False):
+            self.was_entered_twice = True
+            self.busy.acquire()
+        try:
+            time.sleep(0.005)
+            return super().__call__(*given, **options)
+        finally:
+            self.busy.release()
 
 
 def test_models_with_windows_keep_all():

@@ -25,7 +25,7 @@ def test_memory_is_sharper_and_weighed_less(temperature: float, scale: float) ->
     slots = Slots(SHAPE, 3)
     slots.place(torch.arange(10))
     slots.close_block()
-    slots.place(torch.arange(10, 50), passage=0)
+    slots.remembered[slots.place(torch.arange(10, 50), passage=0)] = True
     slots.end_memory()
     places = slots.place(torch.arange(50, 56))
     slots.keys[:] = torch.randn(slots.keys.shape, generator=made)

@@ -1,6 +1,7 @@
 """A model is shown as many passages as it is set to, the most that fit, and long readings are routed."""
 
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
@@ -35,6 +36,9 @@ class Silent:
     def count_tokens(self, prompt: Prompt) -> int:
         return len(prompt.messages[-1].content)
 
+    def place(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def iter_text(
         self, prompt: Prompt, spent: Spent, shelf: Shelf | None = None
     ) -> Generator[str, None, None]:
@@ -68,7 +72,7 @@ def test_two_are_shown_unless_more_are_asked_for():
 
 
 def test_long_readings_are_routed_where_that_is_asked_for(monkeypatch):
-    """A router is asked at layers behind the first two, and only then."""
+    """A router is asked at layers behind the first two; in the last only the question looks, at everything."""
     asked: list[int] = []
 
     class Noted(Router):
@@ -87,4 +91,4 @@ def test_long_readings_are_routed_where_that_is_asked_for(monkeypatch):
     read(False)
     assert not asked
     read(True)
-    assert set(asked) == {2, 3, 4}
+    assert set(asked) == {2, 3}

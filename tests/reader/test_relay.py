@@ -19,7 +19,7 @@ from reader.language_model import LanguageModelWriter
 from reader.openai import OpenAIWriter
 from reader.relay import RelayReader
 from service.reader_server import ReaderServer
-from tests.openai_server import OpenAIServer, chunk, refusal, serving_openai
+from tests.openai_server import OpenAIServer, chunk, refusal
 from tests.reader.tiny import ToldModel, tiny_tokenizer
 
 EVIDENCE = [Evidence(PassageId("a"), "The harbour bridge opened in 1932. It is made of steel.")]
@@ -28,17 +28,10 @@ TRUE = "The harbour bridge opened in 1932."
 FALSE = "The harbour bridge opened in 1999."
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[OpenAIServer]:
-    with serving_openai(OpenAIServer()) as served:
-        yield served
-
-
 @pytest.fixture
-def server(running: OpenAIServer) -> OpenAIServer:
-    running.reset()
-    running.say(TRUE)
-    return running
+def server(openai: OpenAIServer) -> OpenAIServer:
+    openai.say(TRUE)
+    return openai
 
 
 @pytest.fixture

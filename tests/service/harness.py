@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from memory.ports import Encoder, Reader
@@ -10,7 +14,7 @@ from memory.values import Attributes, Content, TenantId
 from reader.extractive import ExtractiveReader
 from service.lethe import Lethe
 from service.settings import Settings
-from service.wiring import build, build_kernel
+from service.wiring import build, build_kernel, upgrade_database
 from sources.parse import SourceParser
 
 TENANT = TenantId("default")
@@ -74,6 +78,8 @@ class House:
     """One service and what drives it."""
 
     waker_type: type[StepWaker] = StepWaker
+    begins_migrated = True
+    """Its SQLite databases begin as copies of migrated ones: seconds in which nothing is tested."""
 
     def __init__(
         self,
@@ -93,6 +99,8 @@ class House:
         self.reader = reader or ExtractiveReader(encoder)
         # In this process by default: most houses stand too short a time to begin another for.
         self.guarded = guarded
+        if self.begins_migrated:
+            lay_databases(self.settings)
         self.open()
 
     def open(self) -> None:
@@ -135,6 +143,23 @@ class House:
 
     def close(self) -> None:
         self.lethe.stop()
+
+
+@cache
+def _migrate() -> Path:
+    """Return a folder with new databases, made once for a process of tests."""
+    folder = Path(tempfile.mkdtemp(prefix="lethe-migrated-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    upgrade_database(Settings(data=folder))
+    return folder
+
+
+def lay_databases(settings: Settings) -> None:
+    """Put migrated SQLite databases where settings have them by default and none are yet."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    for name, url in (("lethe.db", settings.database_url), ("keys.db", settings.keys_url)):
+        if url is None and not (settings.data / name).exists():
+            shutil.copyfile(_migrate() / name, settings.data / name)
 
 
 def text_content(

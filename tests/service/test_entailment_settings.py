@@ -78,6 +78,13 @@ def test_a_judge_is_the_readers_own_model(tmp_path: Path, encoder: TextEncoder) 
         ({"reader": "openai", "reader_url": "http://127.0.0.1:1", "entailment": "judge"}, "LETHE_ENTAILMENT"),
         ({"entailment": "spans"}, "LETHE_ENTAILMENT_FOLDER"),
         ({"entailment": "pairs"}, "LETHE_ENTAILMENT_FOLDER"),
+        ({"reader_blended": 0.15, "reader_kept": 0.5}, "LETHE_READER_BLENDED or LETHE_READER_KEPT"),
+        ({"reader_temperature": 0.8, "reader_passages": 8}, "LETHE_READER_PASSAGES"),
+        (
+            {"reader": "extractive", "reader_kept": 0.5},
+            "LETHE_READER_KEPT, LETHE_READER_BLENDED, LETHE_READER_TEMPERATURE and LETHE_READER_SCALE",
+        ),
+        ({"reader_scale": 0.8, "reader_passages": 8}, "LETHE_READER_PASSAGES"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_setting_to_mend(given, mend, tmp_path: Path) -> None:

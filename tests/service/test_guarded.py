@@ -13,6 +13,7 @@ from embedding.encoder import TextEncoder
 from memory.errors import NotFoundError, UnavailableError
 from memory.values import Content, SourceId
 from service.lethe import Lethe
+from service.media import MediaParser
 from service.settings import Settings
 from sources.guard import GuardedParser
 from tests.service.harness import TENANT, House, iter_files
@@ -35,8 +36,10 @@ def guarded(tmp_path: Path, encoder: TextEncoder) -> Iterator[House]:
 
 
 def get_parser(lethe: Lethe) -> GuardedParser:
-    assert isinstance(lethe.work.parser, GuardedParser)
-    return lethe.work.parser
+    parser = lethe.work.parser
+    assert isinstance(parser, MediaParser)
+    assert isinstance(parser.parser, GuardedParser)
+    return parser.parser
 
 
 def test_bad_files_fail_with_a_reason_and_leave_nothing(guarded: House) -> None:

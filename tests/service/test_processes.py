@@ -36,8 +36,9 @@ def two(
     monkeypatch.setattr("service.lethe.TEND_SECONDS", 3600.0)
     monkeypatch.setattr("service.presence.RENEW_SECONDS", 3600.0)
     with postgres.database("data") as data, postgres.database("keys") as keys:
-        first = House(tmp_path / "data", encoder, database_url=data, keys_url=keys)
-        second = House(tmp_path / "data", encoder, database_url=data, keys_url=keys)
+        urls = {"database_url": data, "keys_url": keys, "kv_device_bytes": 1 << 20}
+        first = House(tmp_path / "data", encoder, **urls)
+        second = House(tmp_path / "data", encoder, **urls)
         second.ids.count = 1_000_000  # ids of its own
         second.clock = first.clock
         yield first, second
@@ -121,16 +122,23 @@ FERRIES = [PassageId(f"{letter * 32}.0") for letter in "ab"]
 
 
 def tell_and_read(one: House, other: House) -> None:
-    """One remembers two things; in the other a reader keeps what it computed of them."""
+    """One remembers two things; in the other a reader keeps what it computed of them, on its device, too."""
     one.remember("Mara takes the ferry.", entry_id="a" * 32, subjects=("person:mara",))
     one.remember("The ferry leaves at noon.", entry_id="b" * 32)
     for ferry in FERRIES:
         other.lethe.shelves.of(TENANT).keep(READ, ferry, b"computed of " + ferry.encode())
+    assert read(other) == FERRIES
+    assert held_by(other) == (2 * len(b"computed of " + FERRIES[0].encode()),) * 2
+
+
+def held_by(house: House) -> tuple[int, int]:
+    """Return the bytes held on the device and in memory."""
+    return house.lethe.shelves.device_bytes, house.lethe.shelves.ram_bytes
 
 
 def read(house: House) -> list[PassageId]:
     """Return what a reader finds, compared."""
-    found = house.lethe.shelves.of(TENANT).find(READ, FERRIES)
+    found = house.lethe.shelves.of(TENANT).find(READ, FERRIES, bytes)
     assert all(payload == b"computed of " + ferry.encode() for ferry, payload in found.items())
     return sorted(found)
 
@@ -151,7 +159,7 @@ def test_no_process_holds_in_memory_what_is_certified(
     """A certificate waits for the other process, whose memory lets go first; the control shows what for."""
     one, other = two
     tell_and_read(one, other)
-    held = other.lethe.shelves.ram_bytes
+    held = held_by(other)
     if not lets_go:
         monkeypatch.setattr(Shelves, "let_go", lambda self, tenant_id: None)
     view = one.lethe.forget(TENANT, MARA, preview=False)
@@ -161,12 +169,12 @@ def test_no_process_holds_in_memory_what_is_certified(
         time.sleep(0.01)
     time.sleep(0.5)
     assert one.lethe.get_forget(TENANT, view.id).state == "erasing", "it waits for the other process"
-    assert other.lethe.shelves.ram_bytes == held
+    assert held_by(other) == held
 
     other.lethe.indexes.keep_up()
     job.join(WAIT_SECONDS)
     assert one.lethe.get_forget(TENANT, view.id).state == "certified"
-    assert other.lethe.shelves.ram_bytes == (held // 2 if lets_go else held)
+    assert held_by(other) == (tuple(size // 2 for size in held) if lets_go else held)
     assert len(list((one.data / "kv" / TENANT).iterdir())) == 1
     assert read(other) == read(one) == FERRIES[1:]
 
@@ -182,8 +190,7 @@ def test_a_process_that_was_away_lets_go_of_all_that_readers_kept(
     one.lethe.indexes.presence.renew()
     one.waker.drain()
     assert one.lethe.get_forget(TENANT, view.id).state == "certified"
-    shelves = other.lethe.shelves
-    assert shelves.ram_bytes, "it sleeps"
+    assert all(held_by(other)), "it sleeps"
     follow = Shelves._follow
 
     def follow_and_sleep(self: Shelves, tenant_id: object) -> int:
@@ -195,8 +202,8 @@ def test_a_process_that_was_away_lets_go_of_all_that_readers_kept(
     with monkeypatch.context() as sleeping:
         sleeping.setattr(Shelves, "_follow", follow_and_sleep)
         assert read(other) == FERRIES[1:]
-    assert not shelves.ram_bytes
-    assert read(other) == FERRIES[1:] and shelves.ram_bytes
+    assert held_by(other) == (0, 0)
+    assert read(other) == FERRIES[1:] and all(held_by(other))
 
 
 def test_a_process_that_ended_holds_nothing_up(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,11 @@ import structlog.testing
 from api.engine import create_engine
 from embedding.encoder import TextEncoder
 from embedding.models import ModelStore
-from memory.errors import ForbiddenError, InvalidInputError
+from memory.errors import BusyError, ForbiddenError, InvalidInputError
 from memory.ports import Reader
 from memory.values import Evidence, PassageId
+from reader.extractive import ExtractiveReader
+from reader.places import Places
 from reader.relay import HAND_OVER_BELOW
 from reader.switch import SwitchingReader
 from service import doctor, reader_server
@@ -38,17 +40,10 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_server, "PAUSE_SECONDS", 0.05)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[OpenAIServer]:
-    with serving_openai(OpenAIServer()) as served:
-        yield served
-
-
 @pytest.fixture
-def server(running: OpenAIServer) -> OpenAIServer:
-    running.reset()
-    running.say(TRUE)
-    return running
+def server(openai: OpenAIServer) -> OpenAIServer:
+    openai.say(TRUE)
+    return openai
 
 
 @pytest.fixture
@@ -104,6 +99,26 @@ def test_it_is_waited_for_and_the_extractive_reader_steps_in(make) -> None:
     with serving_openai(server, port):
         server.refusal = None
         assert reader.read(QUESTION, EVIDENCE).reader == "openai:large"
+
+
+def test_two_local_readers_have_one_queue(
+    make: Callable[..., tuple[Reader, SwitchingReader | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many threads wait in it, however many readers there are."""
+    told: dict[str, Places] = {}
+
+    def load(name: str, *, places: Places, **_: object) -> Reader:
+        told[name] = places
+        return ExtractiveReader()
+
+    monkeypatch.setattr("service.models.load_reader", load)
+    started(make(reader="small", reader_large="large", reader_places=1, reader_waiting=0))
+    deadline = time.monotonic() + WAIT_SECONDS
+    while len(told) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with told["small"].take(), pytest.raises(BusyError), told["large"].take():
+        pass
 
 
 def test_mistakes_are_told_and_answers_are_extractive_meanwhile(server: OpenAIServer, make) -> None:

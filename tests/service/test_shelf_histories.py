@@ -32,7 +32,8 @@ from service.views import Scope
 from tests.service.harness import House, text_content
 
 RECIPE = Recipe("kv", 1, {"model": "sha256:one"})
-ROOMS = {"large": (20_000, 40_000), "small": (1_200, 2_400)}
+ROOMS = {"large": (20_000, 20_000, 40_000), "small": (700, 1_200, 2_400)}
+"""On the device, in memory, on disk."""
 EXAMPLES = 12
 
 
@@ -55,11 +56,11 @@ _SERIAL = 0
 @pytest.fixture(params=ROOMS)
 def house(encoder: TextEncoder, request: pytest.FixtureRequest) -> Iterator[House]:
     global _HOUSE
-    ram, disk = ROOMS[request.param]
+    rooms = dict(zip(("kv_device_bytes", "kv_ram_bytes", "kv_disk_bytes"), ROOMS[request.param], strict=True))
     # Hundreds of steps sync thousands of times; what a sync survives is tested elsewhere.
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="lethe-shelf-", dir=memory) as folder:
-        _HOUSE = House(Path(folder) / "data", encoder, kv_ram_bytes=ram, kv_disk_bytes=disk)
+        _HOUSE = House(Path(folder) / "data", encoder, **rooms)
         yield _HOUSE
         _HOUSE.close()
 
@@ -83,7 +84,7 @@ class Histories(RuleBasedStateMachine):
 
     @property
     def is_large(self) -> bool:
-        return self.house.lethe.shelves.files.room == ROOMS["large"][1]
+        return self.house.lethe.shelves.files.room == ROOMS["large"][-1]
 
     @property
     def folder(self) -> Path:
@@ -123,12 +124,13 @@ class Histories(RuleBasedStateMachine):
         self._check([PassageId(f"{entry_id}.{index}") for entry_id in chosen for index in (0, 1)])
 
     def _check(self, passages: list[PassageId]) -> None:
-        found = self.shelf().find(RECIPE, passages)
+        found = self.shelf().find(RECIPE, passages, bytes)
         assert found.keys() <= self.kept
         assert all(payload == payload_of(passage) for passage, payload in found.items())
         if self.is_large:
             assert found.keys() == self.kept & set(passages)
         shelves = self.house.lethe.shelves
+        assert shelves.device_bytes <= shelves._device.room
         assert shelves.ram_bytes <= shelves._memory.room
         assert sum(path.stat().st_size for path in self.folder.glob("*")) <= shelves.files.room
 

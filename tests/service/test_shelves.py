@@ -55,7 +55,7 @@ def shelf_of(house: House, tenant_id: TenantId = TENANT) -> Shelf:
 def find(house: House, numbers: Sequence[int], recipe: Recipe = RECIPE) -> set[int]:
     """Return which of these are found, their payloads compared."""
     house.clock.now_us += 1_000
-    found = shelf_of(house).find(recipe, [passage(number) for number in numbers])
+    found = shelf_of(house).find(recipe, [passage(number) for number in numbers], bytes)
     assert all(found[passage(number)] == payload(number) for number in numbers if passage(number) in found)
     return {number for number in numbers if passage(number) in found}
 
@@ -107,17 +107,17 @@ def test_a_name_is_of_its_tenant_its_passage_and_its_recipe(house: House) -> Non
     assert find(house, [0], again) == {0}
     assert find(house, [0], OTHER) == find(house, [0], Recipe("kv", 2, RECIPE.parameters)) == set()
     assert find(house, [1]) == set()
-    assert not shelf_of(house).find(RECIPE, [passage(0, 1)])
+    assert not shelf_of(house).find(RECIPE, [passage(0, 1)], bytes)
     other = shelf_of(house, TenantId("other"))
-    assert not other.find(RECIPE, [passage(0)])
+    assert not other.find(RECIPE, [passage(0)], bytes)
     other.keep(RECIPE, passage(0), b"of another tenant")
-    assert not other.find(RECIPE, [passage(0)]), "the entry is not its own"
+    assert not other.find(RECIPE, [passage(0)], bytes), "the entry is not its own"
     shelf_of(house).keep(RECIPE, passage(7), b"of no entry")
-    assert not shelf_of(house).find(RECIPE, [passage(7)])
+    assert not shelf_of(house).find(RECIPE, [passage(7)], bytes)
     assert len(files_of(house)) == 1
     for wrong in ("", "e1", "e1.", ".1", "e1.-1", "e1.x"):
         with pytest.raises(InvalidInputError):
-            shelf_of(house).find(RECIPE, [PassageId(wrong)])
+            shelf_of(house).find(RECIPE, [PassageId(wrong)], bytes)
 
 
 def test_files_are_sealed_and_no_backup_holds_them(house: House) -> None:
@@ -126,7 +126,7 @@ def test_files_are_sealed_and_no_backup_holds_them(house: House) -> None:
     (file,) = files_of(house)
     held = file.read_bytes()
     file.with_name(file.name.replace(".0.", ".1.")).write_bytes(held)
-    assert not shelf_of(house).find(RECIPE, [passage(0, 1)]), "of another passage of the same entry"
+    assert not shelf_of(house).find(RECIPE, [passage(0, 1)], bytes), "of another passage of the same entry"
     file.with_name(file.name.replace(".0.", ".1.")).unlink()
     assert b"computed" not in held and len(held) == SEALED
     kernel = house.lethe.kernel
@@ -311,7 +311,7 @@ def test_one_that_is_larger_than_its_room_is_kept_nowhere(small: House) -> None:
     large = b"x" * 20 * SIZE
     for _ in range(3):
         shelf_of(small).keep(RECIPE, passage(1), large)
-        assert not shelf_of(small).find(RECIPE, [passage(1)])
+        assert not shelf_of(small).find(RECIPE, [passage(1)], bytes)
     assert find(small, [0]) == {0}
 
 
@@ -337,7 +337,7 @@ def test_two_threads_that_keep_the_same_thing_leave_one_file(house: House) -> No
     def work() -> None:
         begun.wait()
         for number in (0, 1, 2, 3) * 5:
-            if not shelf_of(house).find(RECIPE, [passage(number)]):
+            if not shelf_of(house).find(RECIPE, [passage(number)], bytes):
                 shelf_of(house).keep(RECIPE, passage(number), payload(number))
 
     threads = [threading.Thread(target=work) for _ in range(4)]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,20 +30,9 @@ class SlowlyServed(Served):
     """`lethe serve` whose jobs take some seconds more."""
 
     def __init__(self, folder: Path, model: Path, *, seconds: float = 0, **settings: str) -> None:
-        self.role = "serve"
-        self.data, self.log, self.begun = folder / "data", folder / "serve.log", folder / "begun"
-        environment = {
-            **os.environ,
-            "LETHE_EMBEDDER": f"hf:{model}",
-            "LETHE_READER": "extractive",
-            "LETHE_TORCH_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            **settings,
-        }
+        self.begun = folder / "begun"
         code = SLOW.format(begun=str(self.begun), seconds=seconds)
-        command = [sys.executable, "-c", code, "serve", "--data", str(self.data), "--port", "0"]
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        super().__init__(folder / "data", model, folder / "serve.log", settings=settings, program=code)
 
     def begin_job(self) -> str:
         """Remember a document, and return its job's id once the job is under way."""
