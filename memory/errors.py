@@ -44,6 +44,10 @@ class UnsupportedMediaError(InvalidInputError):
         self.supported = supported
 
 
+class NothingToReadError(InvalidInputError):
+    """It can be read, and there is no word in it: refused as a document, and silence in a stream."""
+
+
 class DimensionMismatchError(InvalidInputError):
     """A vector does not fit the space it was offered to."""
 

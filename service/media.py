@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from memory.errors import InvalidInputError
+from memory.errors import NothingToReadError
 from memory.ports import Speech
 from memory.values import Content, Parsed
 from sources.captions import Cue
@@ -38,7 +38,7 @@ class MediaParser:
     def parse(self, content: Content) -> Parsed:
         """Return the parsed content; of heard speech every passage has its place in time.
 
-        Raises what ``parser`` does, ``InvalidInputError`` as well for a file in which nobody is heard to
+        Raises what ``parser`` does, ``NothingToReadError`` for a file in which nobody is heard to
         speak, and ``UnavailableError`` while the model cannot be had.
         """
         if not is_media(content.media_type):
@@ -49,7 +49,7 @@ class MediaParser:
         transcript = self.speech.transcribe(np.frombuffer(media.samples, "<i2"))
         if not transcript.utterances:
             seconds = media.duration_ms // 1000
-            raise InvalidInputError(
+            raise NothingToReadError(
                 f"in its {seconds} s nobody is heard to speak, and it has no captions; there is no text in it"
             )
         cues = [Cue(said.start_ms, said.end_ms, said.text) for said in transcript.utterances]
