@@ -24,6 +24,7 @@ from api import (
     operations,
     problems,
     recall,
+    streams,
     tenants,
 )
 from api.limits import Limits, RateFields, make_limits
@@ -79,7 +80,8 @@ def create_app(
     app.state.fenced_threads = CapacityLimiter(FENCED_THREADS)
     app.state.polling_threads = CapacityLimiter(POLLING_THREADS)
     problems.install(app)
-    for feature in (documents, memories, recall, nodes, answer, forget, jobs, keys, tenants, operations):
+    features = (documents, memories, streams, recall, nodes, answer, forget, jobs, keys, tenants, operations)
+    for feature in features:
         app.include_router(feature.router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
     app.add_middleware(RateFields)

@@ -12,6 +12,7 @@ from api.problems import InvalidFieldsError, MalformedBodyError
 from api.schemas import AttributesRequest
 from memory.values import Content
 
+_AS_JSON = ("metadata", "number", "start_ms", "end_ms")
 _FIELDS: TypeAdapter[AttributesRequest] = TypeAdapter(AttributesRequest)
 
 
@@ -23,14 +24,14 @@ def form_content(form: Form) -> Content:
 
 
 def form_fields(sent: dict[str, list[str]]) -> dict[str, Any]:
-    """Return text fields as JSON: ``subjects`` repeated or one array, ``metadata`` an object."""
+    """Return text fields as JSON: ``subjects`` repeated or one array, the rest of ``_AS_JSON``."""
     fields: dict[str, Any] = {}
     for name, values in sent.items():
         if name == "subjects":
             fields[name] = _subjects(values)
         elif len(values) > 1:
             raise InvalidFieldsError([(f"/{name}", "given more than once")])
-        elif name == "metadata":
+        elif name in _AS_JSON:
             fields[name] = _json_field(name, values[0])
         else:
             fields[name] = values[0]

@@ -10,7 +10,18 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.problems import PROBLEM_MEDIA_TYPE
-from api.schemas import REQUESTS, AttributesRequest
+from api.schemas import (
+    AnswerRequest,
+    AttributesRequest,
+    DocumentRequest,
+    ForgetRequest,
+    KeyRequest,
+    MemoryRequest,
+    RecallRequest,
+    RotateRequest,
+    TenantRequest,
+)
+from api.stream_schemas import RecordedPart, SegmentRequest, StreamRequest
 
 REF = "#/components/schemas/{model}"
 
@@ -31,6 +42,22 @@ PROBLEM_EXAMPLE = {
 }
 
 
+REQUESTS = (
+    AnswerRequest,
+    AttributesRequest,
+    DocumentRequest,
+    ForgetRequest,
+    KeyRequest,
+    MemoryRequest,
+    RecallRequest,
+    RecordedPart,
+    RotateRequest,
+    SegmentRequest,
+    StreamRequest,
+    TenantRequest,
+)
+SEGMENT_FORM = {"$ref": REF.format(model="SegmentForm")}
+"""Schema of a segment that comes as a file with fields beside it."""
 FORM = {"$ref": REF.format(model="DocumentForm")}
 """Schema of a document that comes as a file with fields beside it."""
 
@@ -63,17 +90,18 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(definitions["$defs"])
         schemas["ProblemReply"] = _problem_schema()
-        schemas["DocumentForm"] = _form_schema(schemas[AttributesRequest.__name__])
+        schemas["DocumentForm"] = _form_schema("DocumentForm", schemas[AttributesRequest.__name__])
+        schemas["SegmentForm"] = _form_schema("SegmentForm", schemas[RecordedPart.__name__])
         app.openapi_schema = document
     return app.openapi_schema
 
 
-def _form_schema(attributes: dict[str, Any]) -> dict[str, Any]:
+def _form_schema(title: str, attributes: dict[str, Any]) -> dict[str, Any]:
     return {
         **attributes,
-        "title": "DocumentForm",
+        "title": title,
         "description": "A file, with what is said about it.",
-        "required": ["file"],
+        "required": ["file", *attributes.get("required", ())],
         "properties": {"file": {"type": "string", "format": "binary"}, **attributes["properties"]},
     }
 

@@ -31,7 +31,7 @@ async def remember_one(
     replies, jobs, seconds = await _remember(request, caller, [content], source_id)
     job = jobs[0]
     if seconds is not None and job.status == "failed":
-        return problem_response(_failure(request, job), applied(seconds))
+        return problem_response(job_failure(request, job), applied(seconds))
     if seconds is not None and job.status == "cancelled":
         raise ConflictError("the entry was forgotten or replaced before it was indexed")
     return _acknowledge(replies[0], jobs, seconds)
@@ -85,7 +85,8 @@ def _acknowledge(
     )
 
 
-def _failure(request: Request, job: JobView) -> dict[str, Any]:
+def job_failure(request: Request, job: JobView) -> dict[str, Any]:
+    """Return the problem that a job failed with, as the reply to who waited for it."""
     return {
         "type": "urn:lethe:problem:job-failed",
         "title": "The work failed",

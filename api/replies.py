@@ -7,7 +7,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from memory.values import PlaceKind
+from memory.values import Part, PlaceKind
 from service.views import (
     AnswerCitation,
     AnswerClaim,
@@ -19,6 +19,7 @@ from service.views import (
     NewKey,
     Page,
     Recalled,
+    RecallHit,
     Remembered,
     Role,
     SourceView,
@@ -118,8 +119,20 @@ class SpanReply(TypedDict):
     messages: NotRequired[list[str]]
 
 
+class PartReply(TypedDict):
+    """Which part of a stream it is from: the segment's number, and its times in the stream's own time."""
+
+    id: str
+    number: int
+    start_ms: int
+    end_ms: int
+
+
 class HitReply(TypedDict):
-    """One passage found. ``duplicates``: ids of the passages nearly the same that it stands for, up to 20."""
+    """One passage found. ``duplicates``: ids of the passages nearly the same that it stands for, up to 20.
+
+    ``stream`` of what came in one.
+    """
 
     passage_id: str
     source_id: str
@@ -132,6 +145,7 @@ class HitReply(TypedDict):
     subjects: list[str]
     metadata: dict[str, Any]
     duplicates: list[str]
+    stream: NotRequired[PartReply]
 
 
 class RecallReply(TypedDict):
@@ -157,6 +171,7 @@ class CitationReply(TypedDict):
     passage_id: str
     quote: str
     span: SpanReply
+    stream: NotRequired[PartReply]
 
 
 class ClaimEvent(TypedDict):
@@ -339,36 +354,46 @@ def span_reply(span: Span) -> SpanReply:
 
 def recall_reply(recalled: Recalled) -> RecallReply:
     """Return what a recall found."""
-    return RecallReply(
-        epoch=recalled.epoch,
-        hits=[
-            HitReply(
-                passage_id=hit.passage_id,
-                source_id=hit.source_id,
-                external_id=hit.external_id,
-                version=hit.version,
-                title=hit.title,
-                text=hit.text,
-                score=hit.score,
-                span=span_reply(hit.span),
-                subjects=list(hit.subjects),
-                metadata=dict(hit.metadata),
-                duplicates=[passage_id for passage_id, _ in hit.duplicates],
-            )
-            for hit in recalled.hits
-        ],
+    return RecallReply(epoch=recalled.epoch, hits=[hit_reply(hit) for hit in recalled.hits])
+
+
+def part_reply(part: Part) -> PartReply:
+    """Return which part of a stream it is."""
+    return PartReply(id=part.stream_id, number=part.number, start_ms=part.start_ms, end_ms=part.end_ms)
+
+
+def hit_reply(hit: RecallHit) -> HitReply:
+    """Return one passage found."""
+    reply = HitReply(
+        passage_id=hit.passage_id,
+        source_id=hit.source_id,
+        external_id=hit.external_id,
+        version=hit.version,
+        title=hit.title,
+        text=hit.text,
+        score=hit.score,
+        span=span_reply(hit.span),
+        subjects=list(hit.subjects),
+        metadata=dict(hit.metadata),
+        duplicates=[passage_id for passage_id, _ in hit.duplicates],
     )
+    if hit.part is not None:
+        reply["stream"] = part_reply(hit.part)
+    return reply
 
 
 def citation_reply(citation: AnswerCitation) -> CitationReply:
     """Return one citation."""
-    return CitationReply(
+    reply = CitationReply(
         source_id=citation.source_id,
         external_id=citation.external_id,
         passage_id=citation.passage_id,
         quote=citation.quote,
         span=span_reply(citation.span),
     )
+    if citation.part is not None:
+        reply["stream"] = part_reply(citation.part)
+    return reply
 
 
 def claim_reply(answered: Answered, claim: AnswerClaim) -> ClaimEvent:

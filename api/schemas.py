@@ -57,7 +57,7 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
     """Return 5 for 5.0: JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -70,7 +70,8 @@ Query = Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_n
 Name = Annotated[str, Field(min_length=1, max_length=500)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=MAX_SCOPE_ITEMS)]
 Metadata = Annotated[dict[Name, JsonValue], Field(max_length=200), AfterValidator(_small)]
-Lifetime = Annotated[int, Field(ge=1, le=MAX_LIFETIME_SECONDS), BeforeValidator(_whole)]
+Lifetime = Annotated[int, Field(ge=1, le=MAX_LIFETIME_SECONDS), BeforeValidator(whole)]
+Milliseconds = Annotated[int, Field(ge=0, le=10 * 366 * 86_400_000), BeforeValidator(whole)]
 TenantName = Annotated[str, Field(max_length=48, pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Filter = Annotated[dict[str, JsonValue], AfterValidator(_small)]
 
@@ -197,7 +198,7 @@ class RecallRequest(StrictModel):
     )
 
     query: Query
-    limit: Annotated[int, Field(ge=1, le=200), BeforeValidator(_whole)] = 10
+    limit: Annotated[int, Field(ge=1, le=200), BeforeValidator(whole)] = 10
     filter: Filter | None = None
     as_of: Moment | None = None
 
@@ -213,7 +214,7 @@ class AnswerRequest(StrictModel):
     )
 
     query: Query
-    limit: Annotated[int, Field(ge=1, le=64), BeforeValidator(_whole)] = 8
+    limit: Annotated[int, Field(ge=1, le=64), BeforeValidator(whole)] = 8
     filter: Filter | None = None
     as_of: Moment | None = None
     stream: bool = False
@@ -235,6 +236,21 @@ class TimeRange(StrictModel):
         return self
 
 
+class StreamRange(StrictModel):
+    """A stretch of streams' own time, in milliseconds, half-open; either end may be open."""
+
+    start_ms: Milliseconds | None = None
+    end_ms: Milliseconds | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> StreamRange:
+        if self.start_ms is None and self.end_ms is None:
+            raise ValueError("give 'start_ms', 'end_ms' or both")
+        if self.start_ms is not None and self.end_ms is not None and self.end_ms <= self.start_ms:
+            raise ValueError("'end_ms' is not after 'start_ms'")
+        return self
+
+
 class ScopeRequest(StrictModel):
     """What to forget. Every condition given must hold; a scope without any is refused."""
 
@@ -243,12 +259,15 @@ class ScopeRequest(StrictModel):
     subjects: Names | None = None
     filter: Annotated[Filter, Field(min_length=1)] | None = None
     time_range: TimeRange | None = None
+    stream_range: StreamRange | None = None
     user_id: Name | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> ScopeRequest:
         if all(getattr(self, name) is None for name in type(self).model_fields):
             raise ValueError("an empty scope would forget everything; name what to forget")
+        if self.stream_range is not None and self.ids is None and self.external_ids is None:
+            raise ValueError("a range of a stream's time needs the streams, by 'ids' or 'external_ids'")
         return self
 
     def scope(self) -> Scope:
@@ -261,6 +280,8 @@ class ScopeRequest(StrictModel):
             time_from=self.time_range.start if self.time_range else None,
             time_to=self.time_range.end if self.time_range else None,
             user_id=self.user_id,
+            start_ms=self.stream_range.start_ms if self.stream_range else None,
+            end_ms=self.stream_range.end_ms if self.stream_range else None,
         )
 
 
@@ -303,7 +324,7 @@ class RotateRequest(StrictModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
 
-    overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_SECONDS), BeforeValidator(_whole)]
+    overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_SECONDS), BeforeValidator(whole)]
     expires_in_seconds: Lifetime | None = None
 
 
@@ -314,19 +335,6 @@ class TenantRequest(StrictModel):
 
     id: TenantName
 
-
-REQUESTS: tuple[type[BaseModel], ...] = (
-    AnswerRequest,
-    AttributesRequest,
-    DocumentRequest,
-    ForgetRequest,
-    KeyRequest,
-    MemoryRequest,
-    RecallRequest,
-    RotateRequest,
-    TenantRequest,
-)
-"""The models that bodies are described by in OpenAPI."""
 
 DOCUMENTS: TypeAdapter[list[DocumentRequest]] = TypeAdapter(
     Annotated[list[DocumentRequest], Field(min_length=1, max_length=MAX_BATCH)]

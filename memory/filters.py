@@ -39,7 +39,9 @@ Scalar = None | bool | int | float | str | datetime
 Operand = Scalar | tuple[Scalar, ...]
 Predicate = Callable[[Attributes, datetime], bool]
 
-TEXT_FIELDS = ("user_id", "agent_id", "run_id", "external_id")
+TEXT_FIELDS = ("user_id", "agent_id", "run_id", "external_id", "stream_id")
+NUMBER_FIELDS = ("start_ms", "end_ms")
+"""Of segments: when they begin and end, in their stream's time."""
 _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
     "$gt": operator.gt,
     "$gte": operator.ge,
@@ -224,11 +226,11 @@ class _Parsing:
 
 
 def _check_field(name: str, where: str) -> None:
-    if name in TEXT_FIELDS or name in ("subjects", "occurred_at"):
+    if name in (*TEXT_FIELDS, *NUMBER_FIELDS, "subjects", "occurred_at"):
         return
     if name.startswith("metadata.") and all(name.split(".")):
         return
-    known = ", ".join(("subjects", *TEXT_FIELDS, "occurred_at", "metadata.NAME"))
+    known = ", ".join(("subjects", *TEXT_FIELDS, *NUMBER_FIELDS, "occurred_at", "metadata.NAME"))
     raise InvalidInputError(f"unknown field; known are {known}", where=where)
 
 
@@ -238,6 +240,10 @@ def _operand(name: str, value: JsonValue, where: str) -> Operand:
         if not isinstance(value, str):
             raise InvalidInputError("needs an RFC 3339 time such as 2026-01-31T09:30:00Z", where=where)
         return parse_instant(value, where)
+    if name in NUMBER_FIELDS:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise InvalidInputError("needs a number of milliseconds", where=where)
+        return value
     if not name.startswith("metadata."):
         if not isinstance(value, str):
             raise InvalidInputError(
@@ -349,6 +355,9 @@ def _reader(name: str) -> _Read:
             return _MISSING if value is None else value
 
         return read_text
+    if name in NUMBER_FIELDS:
+        get_number: Callable[[Attributes], int] = operator.attrgetter(f"part.{name}")
+        return lambda attributes, _: _MISSING if attributes.part is None else get_number(attributes)
     first, *rest = name.split(".")[1:]
     if not rest:
         return lambda attributes, _: attributes.metadata.get(first, _MISSING)

@@ -19,7 +19,7 @@ import zstandard
 from memory.canonical import canonical_json
 from memory.database import chunked
 from memory.tables import changes, entries, tenants
-from memory.values import Attributes, Content, EntryId, EntryKind, JsonValue, SourceId, TenantId
+from memory.values import Attributes, Content, EntryId, EntryKind, JsonValue, Part, SourceId, TenantId
 from memory.vault import Opener, Vault
 
 
@@ -33,6 +33,7 @@ class EntryRow:
     recorded_us: int
     external_key: str | None
     content_key: str
+    stream_id: SourceId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ _ROW = (
     entries.c.recorded_us,
     entries.c.external_key,
     entries.c.content_key,
+    entries.c.stream_id,
 )
 
 
@@ -85,6 +87,7 @@ def append(
             recorded_us=entry.recorded_us,
             external_key=entry.external_key,
             content_key=entry.content_key,
+            stream_id=entry.stream_id,
             header=opener.seal(entry.id, f"header:{entry.id}", header),
             body=opener.seal(entry.id, f"body:{entry.id}", body),
         )
@@ -197,6 +200,7 @@ def _entry_row(row: Any) -> EntryRow:
         row.recorded_us,
         row.external_key,
         row.content_key,
+        None if row.stream_id is None else SourceId(row.stream_id),
     )
 
 
@@ -211,8 +215,12 @@ def _header_json(content: Content) -> dict[str, JsonValue]:
 
 def attributes_json(attributes: Attributes) -> dict[str, JsonValue]:
     """Return attributes as JSON that ``read_attributes`` takes."""
-    occurred_at = attributes.occurred_at
-    return {
+    occurred_at, part = attributes.occurred_at, attributes.part
+    # Only segments have the field, so that all else keeps the keys of its content.
+    placed: dict[str, JsonValue] = (
+        {} if part is None else {"part": [part.stream_id, part.number, part.start_ms, part.end_ms]}
+    )
+    return placed | {
         "title": attributes.title,
         "external_id": attributes.external_id,
         "subjects": list(attributes.subjects),
@@ -231,7 +239,7 @@ def _open_header(opener: Opener, row: Any) -> Header:
 
 def read_attributes(value: Mapping[str, Any]) -> Attributes:
     """Return attributes from their JSON; what else stands in it is passed over."""
-    occurred_at = value["occurred_at"]
+    occurred_at, part = value["occurred_at"], value.get("part")
     return Attributes(
         title=value["title"],
         external_id=value["external_id"],
@@ -241,4 +249,5 @@ def read_attributes(value: Mapping[str, Any]) -> Attributes:
         agent_id=value["agent_id"],
         run_id=value["run_id"],
         occurred_at=None if occurred_at is None else datetime.fromisoformat(occurred_at),
+        part=None if part is None else Part(*part),
     )

@@ -61,8 +61,11 @@ entries = sa.Table(
     sa.Column("content_key", Id, nullable=False),
     sa.Column("header", sa.LargeBinary, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    # A stream's own entry and its segments; a random id.
+    sa.Column("stream_id", Id, nullable=True),
     sa.Index(None, "source_id"),
     sa.Index(None, "external_key"),
+    sa.Index(None, "stream_id"),
 )
 
 artifacts = sa.Table(
@@ -92,6 +95,21 @@ manifests = sa.Table(
     sa.Column("kind", sa.String(16), primary_key=True),
     sa.Column("artifact", Id, nullable=False),
     sa.Column("folder", sa.String(160), nullable=False),
+)
+
+# How far streams have come: numbers of segments that were received, whatever became of them since.
+streams = sa.Table(
+    "streams",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("next_number", sa.BigInteger, nullable=False),
+    # Those received out of turn, behind the next.
+    sa.Column("ahead", sa.JSON, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("closed_us", sa.BigInteger, nullable=True),
+    sa.Index(None, "tenant_id", "created_us"),
 )
 
 changes = sa.Table(

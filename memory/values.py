@@ -21,11 +21,31 @@ ForgetId = NewType("ForgetId", str)
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
-EntryKind = Literal["document", "memory"]
-"""A document is a file or text with its own structure; a memory is a short text or a chat."""
+EntryKind = Literal["document", "memory", "stream", "segment"]
+"""A document is a file or text with its own structure; a memory is a short text or a chat.
+
+A stream is what is said of a recording as a whole; a segment is a part of it, as it came in.
+"""
 
 MESSAGES_MEDIA_TYPE = "application/vnd.lethe.messages+json"
 """Body of a chat: a JSON array of messages {role, content, id?, name?, at?}."""
+CUES_MEDIA_TYPE = "application/vnd.lethe.cues+json"
+"""Body of a part of a transcript: a JSON array of cues {start_ms, end_ms, text, speaker?}."""
+STREAM_MEDIA_TYPE = "application/vnd.lethe.stream+json"
+"""Body of a stream itself: a JSON object {kind}; there is nothing to read in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of a stream a segment is: its number, and when it is seen or heard, in the stream's time.
+
+    Half-open: from ``start_ms`` until ``end_ms``.
+    """
+
+    stream_id: SourceId
+    number: int
+    start_ms: int
+    end_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,13 @@ class Attributes:
     agent_id: str | None = None
     run_id: str | None = None
     occurred_at: datetime | None = None
+    part: Part | None = None
+    """Of a segment alone."""
+
+    @property
+    def stream_id(self) -> str | None:
+        """The stream that a segment is a part of."""
+        return None if self.part is None else self.part.stream_id
 
 
 @dataclass(frozen=True, slots=True)

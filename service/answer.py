@@ -147,7 +147,8 @@ def pack_hits(
             best.occurred_at,
             packed.probability,
             is_whole=len(packed.keys) == 1,
-            source_id=best.source_id,
+            # Segments of one stream are one witness.
+            source_id=best.source_id if best.part is None else best.part.stream_id,
         )
         stretches.append(Stretch(evidence, packed.start, tuple(joined)))
     return stretches
@@ -191,4 +192,6 @@ def _trace(stretch: Stretch, citation: Citation) -> AnswerCitation:
     start, end = stretch.start + citation.start, stretch.start + citation.end
     hit = stretch.find_hit(start)
     span = replace(hit.span, start=start, end=end)
-    return AnswerCitation(hit.source_id, hit.entry_id, hit.external_id, hit.passage_id, citation.quote, span)
+    return AnswerCitation(
+        hit.source_id, hit.entry_id, hit.external_id, hit.passage_id, citation.quote, span, hit.part
+    )

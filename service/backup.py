@@ -34,7 +34,7 @@ from memory.errors import (
     InvalidInputError,
 )
 from memory.kernel import Kernel
-from memory.tables import api_keys, certificates, denied, entries, forgets, keys, tenants
+from memory.tables import api_keys, certificates, denied, entries, forgets, keys, streams, tenants
 from memory.values import EntryId, JsonValue, TenantId
 from memory.vault import SealedVault
 from service.work import REBUILD
@@ -48,7 +48,7 @@ READ_BYTES = 1 << 20
 ROWS = 64
 """Rows read, opened and written at a time."""
 
-CONTROL = (tenants, denied, forgets, certificates, api_keys)
+CONTROL = (tenants, denied, forgets, certificates, api_keys, streams)
 TABLES = {str(table.name): table for table in (*CONTROL, entries)}
 
 Row = dict[str, Any]

@@ -33,7 +33,10 @@ def dump_card(card: Card) -> bytes:
     row = card.row
     return orjson.dumps(
         {
-            "row": [row.id, row.source_id, row.kind, row.recorded_us, row.external_key, row.content_key],
+            "row": [
+                *(row.id, row.source_id, row.kind, row.recorded_us, row.external_key, row.content_key),
+                *([] if row.stream_id is None else [row.stream_id]),
+            ],
             "said": attributes_json(card.attributes),
             "title": card.title,
             "nodes": [[node.section, node.passages, node.summary, node.code] for node in card.nodes],
@@ -45,12 +48,14 @@ def dump_card(card: Card) -> bytes:
 def load_card(raw: bytes, first_row: int, passages: int) -> Card:
     """Return a card from its JSON."""
     found: dict[str, Any] = orjson.loads(raw)
-    entry_id, source_id, kind, recorded_us, external_key, content_key = found["row"]
+    entry_id, source_id, kind, recorded_us, external_key, content_key, *stream_id = found["row"]
     nodes = tuple(
         NodeOutline(section, tuple(of), tuple((start, end) for start, end in summary), code)
         for section, of, summary, code in found["nodes"]
     )
-    row = EntryRow(EntryId(entry_id), SourceId(source_id), kind, recorded_us, external_key, content_key)
+    row = EntryRow(
+        EntryId(entry_id), SourceId(source_id), kind, recorded_us, external_key, content_key, *stream_id
+    )
     return Card(row, read_attributes(found["said"]), found["title"], first_row, passages, nodes)
 
 

@@ -25,7 +25,7 @@ from memory.ledger import find_closure, iter_payloads
 from memory.parsed import load_parsed
 from memory.ports import Store
 from memory.tables import certificates, denied, entries, forgets
-from memory.values import Attributes, Content, EntryId, JsonValue, TenantId
+from memory.values import Attributes, Content, EntryId, JsonValue, Part, TenantId
 from service.index import Indexes
 from service.ingest import name_artifacts
 from service.metrics import certificate_seconds, fence_seconds
@@ -133,7 +133,8 @@ class Forgetting:
         gone = sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id)
         query = sa.select(entries.c.id).where(entries.c.tenant_id == tenant_id, entries.c.id.not_in(gone))
         if scope.ids and len(scope.ids) <= 500:
-            query = query.where(entries.c.source_id.in_(scope.ids) | entries.c.id.in_(scope.ids))
+            named = (entries.c.source_id, entries.c.id, entries.c.stream_id)
+            query = query.where(sa.or_(*(column.in_(scope.ids) for column in named)))
         wanted = [EntryId(i) for i in connection.scalars(query)]
         unknown = [entry_id for entry_id in wanted if entry_id not in known]
         for row, header in iter_headers(connection, self.kernel.vault, tenant_id, unknown):
@@ -342,7 +343,9 @@ def _scope_json(scope: Scope) -> JsonValue:
     def text(instant: datetime | None) -> str | None:
         return None if instant is None else instant.isoformat()
 
-    return {
+    ranged = {"start_ms": scope.start_ms, "end_ms": scope.end_ms}
+    told: dict[str, JsonValue] = {name: value for name, value in ranged.items() if value is not None}
+    return told | {
         "ids": list(scope.ids),
         "external_ids": list(scope.external_ids),
         "subjects": list(scope.subjects),
@@ -358,7 +361,7 @@ def _compile_scope(scope: Scope) -> Predicate:
     tests: list[Predicate] = []
     if scope.ids:
         ids = frozenset(scope.ids)
-        tests.append(lambda row, _: row.source_id in ids or row.id in ids)
+        tests.append(lambda row, _: row.source_id in ids or row.id in ids or row.stream_id in ids)
     if scope.external_ids:
         names = frozenset(scope.external_ids)
         tests.append(lambda _, attributes: attributes.external_id in names)
@@ -376,9 +379,19 @@ def _compile_scope(scope: Scope) -> Predicate:
         tests.append(
             lambda row, attributes: _within(_instant_us(row, attributes), scope.time_from, scope.time_to)
         )
+    if scope.start_ms is not None or scope.end_ms is not None:
+        start_ms, end_ms = scope.start_ms or 0, scope.end_ms
+        tests.append(lambda _, attributes: _overlaps(attributes.part, start_ms, end_ms))
     if not tests:
         raise InvalidInputError("give at least one condition; an empty scope forgets nothing", where="scope")
     return lambda row, attributes: all(test(row, attributes) for test in tests)
+
+
+def _overlaps(part: Part | None, start_ms: int, end_ms: int | None) -> bool:
+    """Say whether something of a segment is seen or heard in a range, half-open."""
+    if part is None:
+        return False
+    return (end_ms is None or part.start_ms < end_ms) and max(part.start_ms + 1, part.end_ms) > start_ms
 
 
 def _instant_us(row: EntryRow, attributes: Attributes) -> int:

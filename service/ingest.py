@@ -6,16 +6,28 @@ what becomes of one entry never depends on the others in its batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from embedding.codes import encode_codes
-from memory.errors import LetheError
+from memory.errors import LetheError, NothingToReadError
 from memory.kernel import Kernel
 from memory.ledger import Artifact, Recipe, artifact_name
 from memory.parsed import dump_parsed
 from memory.ports import Encoder, Parser, Speech, Vectors
-from memory.values import ArtifactName, Content, EntryId, JsonValue, Parsed, TenantId
+from memory.values import (
+    CUES_MEDIA_TYPE,
+    ArtifactName,
+    Content,
+    EntryId,
+    JsonValue,
+    Parsed,
+    Place,
+    Section,
+    TenantId,
+)
 from retrieval.hierarchy import Sum, fold_nodes, unit
 from service.payloads import NodeOutline, dump_nodes, dump_vectors
 
@@ -134,15 +146,59 @@ def to_artifacts(
     return artifacts
 
 
+@dataclass(slots=True)
+class Read:
+    """What was read of contents, why the rest could not be, and how many that were: those of them that came
+    first."""
+
+    parsed: dict[EntryId, Parsed] = field(default_factory=dict)
+    refused: dict[EntryId, LetheError] = field(default_factory=dict)
+    count: int = 0
+
+
 def parse_contents(
-    parser: Parser, contents: Mapping[EntryId, Content]
-) -> tuple[dict[EntryId, Parsed], dict[EntryId, LetheError]]:
-    """Parse each content on its own; return what was read, and why the rest could not be."""
-    parsed: dict[EntryId, Parsed] = {}
-    refused: dict[EntryId, LetheError] = {}
-    for entry_id, content in contents.items():
-        try:
-            parsed[entry_id] = parser.parse(content)
-        except LetheError as error:
-            refused[entry_id] = error
-    return parsed, refused
+    parser: Parser, contents: Iterable[tuple[EntryId, Content | None]], *, seconds: float = math.inf
+) -> Read:
+    """Parse contents one by one, ``None`` for those that are gone; begin none after so many seconds."""
+    read, late = Read(), time.monotonic() + seconds
+    for entry_id, content in contents:
+        read.count += 1
+        if content is not None:
+            try:
+                read.parsed[entry_id] = _parse(parser, content)
+            except LetheError as error:
+                read.refused[entry_id] = error
+        if time.monotonic() > late:
+            break
+    return read
+
+
+def _parse(parser: Parser, content: Content) -> Parsed:
+    """Parse a content; of a segment all times are the stream's, and silence is no failure."""
+    part = content.attributes.part
+    if content.kind == "stream":
+        return _nothing(content)
+    if part is None:
+        return parser.parse(content)
+    try:
+        parsed = parser.parse(content)
+    except NothingToReadError as error:
+        return _nothing(content, str(error))
+    # Cues tell the stream's time themselves; a file's clock begins with it.
+    return parsed if content.media_type == CUES_MEDIA_TYPE else _shifted(parsed, part.start_ms)
+
+
+def _nothing(content: Content, *warnings: str) -> Parsed:
+    return Parsed(content.attributes.title, "", (Section(0, 0, ()),), (), warnings)
+
+
+def _shifted(parsed: Parsed, milliseconds: int) -> Parsed:
+    """Return the same, so much later."""
+
+    def later(place: Place | None) -> Place | None:
+        if place is None or place.kind != "time":
+            return place
+        return Place("time", place.first + milliseconds, place.last + milliseconds)
+
+    passages = tuple(replace(passage, place=later(passage.place)) for passage in parsed.passages)
+    return replace(parsed, passages=passages)

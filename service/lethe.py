@@ -37,6 +37,7 @@ from service.recall import Recaller
 from service.remember import remember, view_job
 from service.repeating import Repeating
 from service.shelves import Shelves
+from service.streams import Streams
 from service.views import (
     Answered,
     ForgetView,
@@ -82,6 +83,7 @@ class Lethe:
     shelves: Shelves
     recaller: Recaller
     answerer: Answerer
+    streams: Streams
     forgetting: Forgetting
     work: Work
     waker: Waker

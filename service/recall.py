@@ -276,6 +276,7 @@ def make_hit(state: State, found: Ranked, entry: Parsed) -> RecallHit:
         subjects=card.attributes.subjects,
         metadata=card.attributes.metadata,
         occurred_at=passage.occurred_at or card.attributes.occurred_at,
+        part=card.attributes.part,
     )
 
 

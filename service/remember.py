@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -43,19 +44,27 @@ def remember(
     when the content brings none. Keys are made before the journal's transaction: a crash between
     leaves keys that open nothing, never an entry without one.
     """
-    ids = [EntryId(kernel.new_id()) for _ in contents]
-    subjects = {
-        entry_id: content.attributes.subjects for entry_id, content in zip(ids, contents, strict=True)
-    }
-    kernel.vault.create_keys(tenant_id, subjects)
+    with fresh_keys(kernel, tenant_id, contents) as fresh:
+        return _append_all(kernel, tenant_id, fresh, source_id)
+
+
+@contextmanager
+def fresh_keys(
+    kernel: Kernel, tenant_id: TenantId, contents: Sequence[Content]
+) -> Iterator[dict[EntryId, Content]]:
+    """Give each content an id with a key to seal it under; keys that no entry uses in the end go again."""
+    fresh = {EntryId(kernel.new_id()): content for content in contents}
+    kernel.vault.create_keys(
+        tenant_id, {entry_id: content.attributes.subjects for entry_id, content in fresh.items()}
+    )
     try:
-        return _append_all(kernel, tenant_id, dict(zip(ids, contents, strict=True)), source_id)
+        yield fresh
     finally:
         # Looked up rather than known: a connection that was lost does not say whether it committed.
         with kernel.database.read() as connection:
-            added = find_entries(connection, tenant_id, ids)
-        if len(added) < len(ids):
-            kernel.vault.destroy_keys(tenant_id, set(ids) - added)
+            unused = fresh.keys() - find_entries(connection, tenant_id, list(fresh))
+        if unused:
+            kernel.vault.destroy_keys(tenant_id, unused)
 
 
 def _append_all(

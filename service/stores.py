@@ -57,6 +57,7 @@ class JournalStore:
                     "external_key": row.external_key,
                     "recorded_us": row.recorded_us,
                     "content_key": row.content_key,
+                    "stream": row.stream_id,
                 }
 
     @staticmethod

@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
 from memory.values import (
+    Attributes,
     ClosedBook,
     EntryId,
     ForgetId,
     JobId,
     JsonValue,
+    Part,
     PassageId,
     Place,
     SourceId,
@@ -118,6 +120,54 @@ class SourceView:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamView:
+    """A stream and how far it has come. ``attributes`` are what was said of it when it was opened.
+
+    ``next_number`` is the first that was not received; ``ahead`` are those received behind it. ``segments``
+    counts what is held, ``waiting`` what of it is not searchable yet; ``end_ms`` is where the last searchable
+    segment ends.
+    """
+
+    id: SourceId
+    kind: str
+    attributes: Attributes
+    created_at: datetime
+    closed_at: datetime | None
+    next_number: int
+    ahead: tuple[int, ...]
+    segments: int
+    waiting: int
+    end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The acknowledgement of a segment. ``job`` is ``None`` for one that was received before and is gone."""
+
+    stream_id: SourceId
+    number: int
+    next_number: int
+    source_id: SourceId | None
+    job: JobView | None
+    unchanged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A passage of a stream: what is said or shown from ``start_ms`` until ``end_ms`` of its time."""
+
+    passage_id: PassageId
+    source_id: SourceId
+    entry_id: EntryId
+    number: int
+    start_ms: int
+    end_ms: int
+    text: str
+    heading: str | None
+    occurred_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
     """One page of a listing; ``next_cursor`` is opaque and None on the last page."""
 
@@ -156,6 +206,8 @@ class RecallHit:
     metadata: Mapping[str, JsonValue]
     occurred_at: datetime | None = None
     duplicates: tuple[tuple[PassageId, EntryId], ...] = ()
+    part: Part | None = None
+    """Of which stream it is a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +278,7 @@ class AnswerCitation:
     passage_id: PassageId
     quote: str
     span: Span
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +347,9 @@ class Scope:
     time_from: datetime | None = None
     time_to: datetime | None = None
     user_id: str | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+    """Of streams: what is seen or heard between these, half-open."""
 
 
 @dataclass(frozen=True, slots=True)

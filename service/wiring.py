@@ -54,6 +54,7 @@ from service.settings import Settings
 from service.shelf_store import ShelfStore
 from service.shelves import Shelves
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
+from service.streams import Streams
 from service.tracing import set_up
 from service.work import Work
 from sources.guard import GuardedParser
@@ -299,6 +300,7 @@ def build(
         indexes=indexes,
         shelves=shelves,
         recaller=recaller,
+        streams=Streams(kernel, recaller, waker.wake),
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
         forgetting=forgetting,
         work=Work(kernel, indexes, forgetting, parser or _make_parser(settings, speech), waker.wake),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
 
@@ -32,6 +32,8 @@ from service.tracing import span
 
 FOLD, COMPACT, FORGET, REBUILD = "fold", "compact", "forget", "rebuild"
 INGEST_BATCH = 64
+READ_SECONDS = 2.0
+"""What was read so far is indexed then, before the rest of a batch."""
 RECORD_PAUSES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds between tries to write down that a job failed."""
 
@@ -119,12 +121,9 @@ class Work:
         others = [] if alone else self.kernel.jobs.claim_batch(job.tenant_id, INGEST, INGEST_BATCH - 1)
         batch = [job, *others]
         with self.leases.keep(others):
-            error = _attempt(lambda: self._ingest(job.tenant_id, batch))
+            error = self._ingest_in_parts(job.tenant_id, batch)
             if isinstance(error, UnavailableError):
-                self._fail(batch, error)
                 return
-            if error is not None:
-                self._ingest_one_by_one(batch)
         if len(batch) == INGEST_BATCH:
             # Those that still wait may have had their messages used up by this batch.
             for waiting in self.kernel.jobs.list_due(1):
@@ -134,6 +133,25 @@ class Work:
         if self.indexes.is_worth_saving(job.tenant_id):
             self._queue(job.tenant_id, COMPACT)
 
+    def _ingest_in_parts(self, tenant_id: TenantId, batch: Sequence[Job]) -> Exception | None:
+        """Ingest a batch, indexing what has been read every few seconds, so that no film holds up the rest.
+
+        Return what went wrong: an ``UnavailableError`` failed all that was not ingested yet, anything else
+        only the entries to blame.
+        """
+        left = list(batch)
+        while left:
+            taken: list[Job] = []
+            error = _attempt(lambda left=left, taken=taken: taken.extend(self._ingest(tenant_id, left)))  # type: ignore[misc]
+            if isinstance(error, UnavailableError):
+                self._fail(left, error)
+                return error
+            if error is not None:
+                self._ingest_one_by_one(left)
+                return error
+            left = left[len(taken) :]
+        return None
+
     def _ingest_one_by_one(self, batch: Sequence[Job]) -> None:
         """Ingest each entry of a batch that failed by itself, so that only the one to blame fails."""
         for job in batch:
@@ -141,11 +159,14 @@ class Work:
             if error is not None:
                 self._fail([job], error)
 
-    def _ingest(self, tenant_id: TenantId, batch: Sequence[Job]) -> None:
+    def _ingest(self, tenant_id: TenantId, batch: Sequence[Job]) -> Sequence[Job]:
+        """Ingest as many of a batch, from its beginning, as can be read in a few seconds; return these."""
         kernel = self.kernel
+        contents = self._iter_contents(tenant_id, [EntryId(job.target) for job in batch])
+        read = parse_contents(self.parser, contents, seconds=READ_SECONDS)
+        more, batch = read.count < len(batch), batch[: read.count]
         jobs = {EntryId(job.target): job for job in batch}
-        parsed, refused = parse_contents(self.parser, self._read_contents(tenant_id, list(jobs)))
-        made = derive(parsed, self.indexes.encoder)
+        made = derive(read.parsed, self.indexes.encoder)
         kernel.jobs.extend(batch, 0.9)
         with kernel.commit(tenant_id, list(jobs)) as commit:
             kept = [derived for derived in made if derived.entry_id not in commit.denied]
@@ -156,14 +177,15 @@ class Work:
             record_changes(commit.connection, tenant_id, ids, "indexed")
             kernel.jobs.finish(commit.connection, [jobs[entry_id] for entry_id in ids])
             kernel.jobs.cancel_targets(commit.connection, sorted(commit.denied))
-            fold = self._queue_fold(commit.connection, batch)
+            fold = None if more else self._queue_fold(commit.connection, batch)
         passages_total.inc(sum(len(derived.parsed.passages) for derived in kept))
         jobs_total.labels(INGEST, "done").inc(len(kept))
-        for entry_id, error in refused.items():
+        for entry_id, error in read.refused.items():
             self._refuse(tenant_id, jobs[entry_id], entry_id, error)
         if fold is not None:
             self.wake(fold.id)
         self.indexes.get(tenant_id)  # follow now, so that the next recall need not
+        return batch
 
     def _queue_fold(self, connection: sa.Connection, batch: Sequence[Job]) -> Job | None:
         """Have the topics folded, in the transaction that changes what they are made of.
@@ -175,17 +197,16 @@ class Work:
             return None
         return self.kernel.jobs.add_once(connection, tenant_id, FOLD)
 
-    def _read_contents(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> dict[EntryId, Content]:
-        """Return the contents of entries that are still there and may still be opened."""
+    def _iter_contents(
+        self, tenant_id: TenantId, entry_ids: Sequence[EntryId]
+    ) -> Iterator[tuple[EntryId, Content | None]]:
+        """Yield entries with their contents, one in memory at a time; ``None`` for those forgotten."""
         opener = self.kernel.vault.opener(tenant_id, entry_ids)
-        with self.kernel.database.read() as connection:
-            hidden = find_denied(connection, tenant_id, entry_ids)
-            found = {
-                entry_id: get_content(connection, opener, entry_id)
-                for entry_id in entry_ids
-                if entry_id not in hidden
-            }
-        return {entry_id: content for entry_id, content in found.items() if content is not None}
+        for entry_id in entry_ids:
+            with self.kernel.database.read() as connection:
+                hidden = find_denied(connection, tenant_id, [entry_id])
+                content = None if hidden else get_content(connection, opener, entry_id)
+            yield entry_id, content
 
     def _link_to_index(
         self, connection: sa.Connection, tenant_id: TenantId, entry_ids: Sequence[EntryId]
@@ -257,10 +278,10 @@ class Work:
         log.info("rebuilt", entries=len(everything), same_content=same)
 
     def _derive_again(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
-        parsed, refused = parse_contents(self.parser, self._read_contents(tenant_id, entry_ids))
-        for entry_id, error in refused.items():
+        read = parse_contents(self.parser, self._iter_contents(tenant_id, entry_ids))
+        for entry_id, error in read.refused.items():
             log.warning("entry cannot be read again", entry_id=entry_id, error=type(error).__name__)
-        made = derive(parsed, self.indexes.encoder)
+        made = derive(read.parsed, self.indexes.encoder)
         with self.kernel.commit(tenant_id, entry_ids) as commit:
             kept = [derived for derived in made if derived.entry_id not in commit.denied]
             artifacts = to_artifacts(self.kernel, self.indexes.recipes, tenant_id, kept)
@@ -288,7 +309,7 @@ class Work:
             self.kernel.jobs.finish(connection, [job])
 
 
-def _attempt(do: Callable[[], None]) -> Exception | None:
+def _attempt(do: Callable[[], object]) -> Exception | None:
     """Do some work and return what went wrong: the process edge, where a defect must not end the worker."""
     try:
         do()

@@ -6,6 +6,7 @@ told once.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,21 @@ def extract_captions(body: bytes, charset: str | None) -> Extracted:
             "there are no captions in it: no line of times such as 00:01.000 --> 00:04.000"
         )
     return extract_cues(cues, warnings, _title(text))
+
+
+def extract_json_cues(body: bytes, charset: str | None) -> Extracted:
+    """Return the text of a JSON array of cues {start_ms, end_ms, text, speaker?}, which is UTF-8.
+
+    Raises ``InvalidInputError`` when it is no such array.
+    """
+    try:
+        cues = [
+            Cue(int(cue["start_ms"]), int(cue["end_ms"]), str(cue["text"]), cue.get("speaker"), str(number))
+            for number, cue in enumerate(json.loads(body), start=1)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidInputError("this is no list of cues with start_ms, end_ms and text") from error
+    return extract_cues(sorted(cues, key=lambda cue: (cue.start_ms, cue.end_ms)))
 
 
 def extract_cues(cues: Iterable[Cue], warnings: Sequence[str] = (), title: str | None = None) -> Extracted:

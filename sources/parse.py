@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
-from memory.errors import InvalidInputError, UnsupportedMediaError
-from memory.values import MESSAGES_MEDIA_TYPE, Content, Parsed
+from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
+from memory.values import CUES_MEDIA_TYPE, MESSAGES_MEDIA_TYPE, Content, Parsed
 from sources import media_types
-from sources.captions import Cue, extract_captions, extract_cues
+from sources.captions import Cue, extract_captions, extract_cues, extract_json_cues
 from sources.chat import extract_json, extract_json_lines, extract_messages
 from sources.code import extract_code
 from sources.decoding import valid_text
@@ -43,6 +43,7 @@ _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "application/jsonl": extract_json_lines,
     "application/x-ndjson": extract_json_lines,
     MESSAGES_MEDIA_TYPE: extract_messages,
+    CUES_MEDIA_TYPE: extract_json_cues,
     media_types.DOCX: extract_docx,
     media_types.PPTX: extract_pptx,
     media_types.XLSX: extract_xlsx,
@@ -133,7 +134,7 @@ def _split(content: Content, extracted: Extracted) -> Parsed:
     title = None if title is None else valid_text(title)
     parsed = split(extracted, title=title, occurred_at=attributes.occurred_at)
     if not parsed.passages:
-        raise InvalidInputError("there is no text in it")
+        raise NothingToReadError("there is no text in it")
     return parsed
 
 

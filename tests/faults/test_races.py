@@ -65,7 +65,7 @@ SOON = 0.3
 # Ingest
 
 INGEST_POINTS: tuple[tuple[str, object, str, bool], ...] = (
-    ("after the claim", Work, "_read_contents", False),
+    ("after the claim", Work, "_iter_contents", False),
     ("after parse", service.work, "parse_contents", True),
     ("after encode", service.work, "derive", True),
     ("before commit", Kernel, "commit", False),
