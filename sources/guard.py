@@ -6,7 +6,6 @@ live for many files, so that a small one costs little more than reading it here.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
@@ -15,29 +14,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from memory.errors import InvalidInputError, UnavailableError, UnsupportedMediaError
-from memory.parsed import load_parsed
-from memory.values import Attributes, Content, Parsed
-from sources.decoding import valid_text
+from memory.errors import InvalidInputError, UnavailableError
+from memory.values import Attributes, Content, JsonValue, Parsed
 from sources.frames import Frame, receive, send
-from sources.guarded import (
-    AUDIO,
+from sources.media import Audio
+from sources.questions import (
+    BODY,
     CONTENT,
-    INVALID,
     MEDIA,
     OUT_OF_MEMORY,
-    PARSED,
     READY,
-    SAMPLES,
-    UNSUPPORTED,
+    Answer,
+    read_media,
+    read_parsed,
+    read_refusal,
 )
-from sources.media import MAX_SAMPLES, SAMPLE_BYTES, Audio, make_audio
 
 SECONDS = 60
 SECONDS_PER_MEBIBYTE = 2
@@ -52,6 +49,7 @@ WORN_SHARE = 4
 """One that still holds more than this part of its memory limit is replaced, too."""
 
 _MEBIBYTE = 1024**2
+_T = TypeVar("_T")
 _COMMAND = (sys.executable, "-P", "-m", "sources.guarded")
 
 
@@ -88,17 +86,14 @@ class GuardedParser:
         Raises what ``SourceParser`` does; ``InvalidInputError`` as well for a file that takes too much time
         or memory or ends the process that reads it; ``UnavailableError`` when no process can be had.
         """
-        outcome = self._ask(_request(CONTENT, content, self.seconds))
-        if isinstance(outcome, Audio):
-            raise InvalidInputError("the process that read it answered with sound")
-        return outcome
+        return self._ask(CONTENT, content, read_parsed)
 
     def parse_media(self, content: Content) -> Parsed | Audio:
         """Return what the captions of a video or audio file say, or its sound where there are none.
 
         Raises what ``parse`` does.
         """
-        return self._ask(_request(MEDIA, content, self.seconds))
+        return self._ask(MEDIA, content, read_media)
 
     def close(self) -> None:
         """End all processes; who waits for one gets ``UnavailableError``."""
@@ -116,13 +111,17 @@ class GuardedParser:
         with self._lock:
             return sorted(process.id for process in self._all)
 
-    def _ask(self, request: Frame) -> Parsed | Audio:
+    def _ask(
+        self, kind: bytes, content: Content, read: Callable[[Answer], _T], /, **parameters: JsonValue
+    ) -> _T:
+        """Return what ``read`` makes of the answer to a question of this kind."""
+        request = _request(kind, content, self.seconds, parameters)
         with self._slots:
             try:
-                outcome = self._read(self._take(), request)
+                outcome = self._read(self._take(), request, read)
             except _BrokenError:
                 try:
-                    outcome = self._read(self._start(), request)
+                    outcome = self._read(self._start(), request, read)
                 except _BrokenError as error:
                     raise InvalidInputError(error.what) from error
         if isinstance(outcome, InvalidInputError):
@@ -151,10 +150,12 @@ class GuardedParser:
             ) from error
         return process
 
-    def _read(self, process: _Process, request: Frame) -> Parsed | Audio | InvalidInputError:
-        outcome: Parsed | Audio | InvalidInputError | None = None
+    def _read(
+        self, process: _Process, request: Frame, read: Callable[[Answer], _T]
+    ) -> _T | InvalidInputError:
+        outcome: _T | InvalidInputError | None = None
         try:
-            outcome = self._understand(*process.ask(request))
+            outcome = self._understand(process.ask(request), read)
         except TimeoutError as error:
             raise _too_slow(PATIENCE * request.number, "s") from error
         except (OSError, EOFError) as error:
@@ -174,25 +175,14 @@ class GuardedParser:
                 self._put_back(process)
         return outcome
 
-    def _understand(self, answer: Frame, sound: Frame | None = None) -> Parsed | Audio | InvalidInputError:
+    def _understand(self, answer: Answer, read: Callable[[Answer], _T]) -> _T | InvalidInputError:
         """Return what the process says, which may lie once a file has taken it over."""
         if answer.kind == OUT_OF_MEMORY:
             mebibytes = self.memory_bytes // _MEBIBYTE
             raise _BrokenError(f"reading it takes more than {mebibytes} MiB of memory; send it in parts")
         try:
-            if answer.kind == PARSED:
-                return _checked(load_parsed(answer.payload))
-            told = json.loads(answer.payload)
-            if answer.kind == AUDIO and sound is not None:
-                return _checked_audio(told, sound)
-            if answer.kind == UNSUPPORTED:
-                return UnsupportedMediaError(str(told["media_type"]), tuple(map(str, told["supported"])))
-            if answer.kind == INVALID:
-                where = told["where"]
-                return InvalidInputError(str(told["what"]), where=None if where is None else str(where))
-            return InvalidInputError(
-                f"the parser failed on it in a way it does not foresee ({told['what']}); please report this"
-            )
+            refusal = read_refusal(answer)
+            return read(answer) if refusal is None else refusal
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise EOFError("what the process answered is no answer") from error
 
@@ -249,16 +239,19 @@ class _Process:
         if receive(self._connection, deadline=time.monotonic() + START_SECONDS).kind != READY:
             raise EOFError("no greeting")
 
-    def ask(self, request: Frame) -> tuple[Frame, ...]:
-        """Return its answer, and after one that tells of sound the samples.
+    def ask(self, request: Frame) -> Answer:
+        """Return its answer.
 
         Raises ``TimeoutError`` when it is late, ``EOFError`` or ``OSError`` if dead.
         """
         self.documents += 1
         deadline = time.monotonic() + PATIENCE * request.number
         send(self._connection, request, deadline=deadline)
-        answer = receive(self._connection, deadline=deadline)
-        return (answer, receive(self._connection, deadline=deadline)) if answer.kind == AUDIO else (answer,)
+        told = receive(self._connection, deadline=deadline)
+        body = receive(self._connection, deadline=deadline)
+        if body.kind != BODY:
+            raise EOFError("the other side no longer keeps to the protocol")
+        return Answer(told.kind, told.payload, body.payload)
 
     def resident_bytes(self) -> int:
         """Return how much memory it holds; 0 where the system has no /proc."""
@@ -299,37 +292,12 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _request(kind: bytes, content: Content, seconds: int) -> Frame:
+def _request(kind: bytes, content: Content, seconds: int, parameters: dict[str, JsonValue]) -> Frame:
     """Return the question, with the processor time it may take; what no parser looks at stays here."""
     told = Attributes(title=content.attributes.title, occurred_at=content.attributes.occurred_at)
     allowed = seconds + SECONDS_PER_MEBIBYTE * (len(content.body) // _MEBIBYTE)
-    return Frame(kind, pickle.dumps(replace(content, attributes=told), pickle.HIGHEST_PROTOCOL), allowed)
-
-
-def _checked(parsed: Parsed) -> Parsed:
-    """Return what holds together: spans inside the text and in order, parents before their sections."""
-    length, position = len(parsed.text), 0
-    for index, section in enumerate(parsed.sections):
-        if not (0 <= section.start <= section.end <= length and 0 <= (section.parent or 0) <= index):
-            raise ValueError("a section out of place")
-    for passage in parsed.passages:
-        if not (position <= passage.start < passage.end <= length and passage.section >= 0):
-            raise ValueError("a passage out of place")
-        if passage.section >= len(parsed.sections):
-            raise ValueError("a passage of no section")
-        position = passage.end
-    return parsed
-
-
-def _checked_audio(told: dict[str, Any], sound: Frame) -> Audio:
-    """Return sound whose length is that of its samples, whatever else was told."""
-    title = told["title"]
-    if sound.kind != SAMPLES or len(sound.payload) % SAMPLE_BYTES:
-        raise ValueError("no samples")
-    if len(sound.payload) > MAX_SAMPLES * SAMPLE_BYTES:
-        raise ValueError("too many samples")
-    title = None if title is None else valid_text(str(title))
-    return make_audio(sound.payload, title, tuple(valid_text(str(each)) for each in told["warnings"]))
+    question = (replace(content, attributes=told), parameters)
+    return Frame(kind, pickle.dumps(question, pickle.HIGHEST_PROTOCOL), allowed)
 
 
 def _too_slow(seconds: int, unit: str) -> InvalidInputError:

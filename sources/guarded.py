@@ -1,34 +1,42 @@
 """The process that parses: ``python -m sources.guarded MEMORY_BYTES``, its standard input a socket.
 
-It reads contents from the socket one after another and answers with what the parser made of each. The
-service is trusted, so a request is a pickle; the answer is JSON, for who has read a hostile file is not, and
-sound is its bare samples, in a message of their own.
+It reads questions from the socket one after another and answers each. The service is trusted, so a question
+is a pickle; the answer is JSON and bare bytes, for who has read a hostile file is not.
 It imports parsers and the kernel's values, and nothing that computes with them.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
 from memory.parsed import dump_parsed
-from memory.values import Parsed
+from memory.values import Content, Parsed
 from sources.confinement import confine, limit_processor_time
 from sources.decoding import valid_text
 from sources.frames import MAX_FRAME_BYTES, Frame, receive, send
 from sources.media import Audio
 from sources.parse import SourceParser
-
-READY, CONTENT, MEDIA = b"r", b"c", b"v"
-PARSED, INVALID, UNSUPPORTED, OUT_OF_MEMORY, FAILED = b"p", b"i", b"u", b"m", b"f"
-AUDIO, SAMPLES = b"a", b"s"
-"""The first tells of the sound that follows in the second."""
+from sources.questions import (
+    AUDIO,
+    BODY,
+    CONTENT,
+    FAILED,
+    INVALID,
+    MEDIA,
+    OUT_OF_MEMORY,
+    PARSED,
+    READY,
+    UNSUPPORTED,
+    Answer,
+    tell,
+)
 
 MAX_CHARACTERS = 64 * 1024 * 1024
 MAX_PASSAGES = 200_000
@@ -55,31 +63,43 @@ def _serve(connection: socket.socket, parser: SourceParser) -> None:
         except EOFError:
             return
         limit_processor_time(request.number)
-        for answer in _read(parser, request):
-            send(connection, answer)
+        answer = _answer(parser, request)
+        send(connection, Frame(answer.kind, answer.told))
+        send(connection, Frame(BODY, answer.body))
 
 
-def _read(parser: SourceParser, request: Frame) -> tuple[Frame, ...]:
+def _answer(parser: SourceParser, request: Frame) -> Answer:
     try:
-        content = pickle.loads(request.payload)
-        if request.kind == MEDIA:
-            media = parser.parse_media(content)
-            return _audio(media) if isinstance(media, Audio) else (_parsed(media),)
-        return (_parsed(parser.parse(content)),)
+        content, parameters = pickle.loads(request.payload)
+        return ANSWERERS[request.kind](parser, content, **parameters)
     except UnsupportedMediaError as error:
-        told = {"media_type": error.media_type, "supported": error.supported}
-        return (Frame(UNSUPPORTED, json.dumps(told).encode()),)
+        return tell(UNSUPPORTED, {"media_type": error.media_type, "supported": error.supported})
     except InvalidInputError as error:
         where = None if error.where is None else valid_text(error.where)
-        return (Frame(INVALID, json.dumps({"what": valid_text(error.what), "where": where}).encode()),)
+        return tell(INVALID, {"what": valid_text(error.what), "where": where})
     except MemoryError:
-        return (Frame(OUT_OF_MEMORY),)
+        return Answer(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001
         # The edge of this process: one file that a parser did not foresee must not end it.
-        return (Frame(FAILED, json.dumps({"what": _place(error)}).encode()),)
+        return tell(FAILED, {"what": _place(error)})
 
 
-def _parsed(parsed: Parsed) -> Frame:
+def _parse(parser: SourceParser, content: Content) -> Answer:
+    return _parsed(parser.parse(content))
+
+
+def _parse_media(parser: SourceParser, content: Content) -> Answer:
+    media = parser.parse_media(content)
+    if isinstance(media, Audio):
+        return tell(AUDIO, {"title": media.title, "warnings": media.warnings}, media.samples)
+    return _parsed(media)
+
+
+ANSWERERS: dict[bytes, Callable[..., Answer]] = {CONTENT: _parse, MEDIA: _parse_media}
+"""By the kind of question; each takes the parser, the content, and the question's parameters by name."""
+
+
+def _parsed(parsed: Parsed) -> Answer:
     if len(parsed.text) > MAX_CHARACTERS or len(parsed.passages) > MAX_PASSAGES:
         raise InvalidInputError(
             f"it holds {len(parsed.text)} characters in {len(parsed.passages)} passages, more than "
@@ -88,12 +108,7 @@ def _parsed(parsed: Parsed) -> Frame:
     payload = dump_parsed(parsed)
     if len(payload) > MAX_FRAME_BYTES:
         raise InvalidInputError("it holds too much text; send it in parts")
-    return Frame(PARSED, payload)
-
-
-def _audio(audio: Audio) -> tuple[Frame, Frame]:
-    told = {"title": audio.title, "warnings": audio.warnings}
-    return Frame(AUDIO, json.dumps(told).encode()), Frame(SAMPLES, audio.samples)
+    return Answer(PARSED, payload)
 
 
 def _place(error: Exception) -> str:

@@ -17,12 +17,17 @@ from typing import Any
 
 import sources.guarded as guarded
 from memory.errors import InvalidInputError
+from memory.values import Content
 from sources import parse
 from sources.outline import Block, Extracted, Heading, Turn
+from sources.parse import SourceParser
+from sources.questions import Answer, tell
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 MAX_CHARACTERS = 100_000
 KEPT: list[bytearray] = []
+ECHO = b"?"
+"""A question whose answer is of the kind, and tells, what it was asked to; its bytes are the content's, twice."""
 
 
 def spin(_: Any) -> str:
@@ -152,7 +157,12 @@ def extract_probe(body: bytes, _: str | None) -> Extracted:
     return Extracted(text, (Block(0, len(text)),))
 
 
+def echo(_: SourceParser, content: Content, *, kind: str, told: Any) -> Answer:
+    return tell(kind.encode(), told, content.body * 2)
+
+
 if __name__ == "__main__":
     parse._FORMATS["application/x-probe"] = extract_probe
+    guarded.ANSWERERS[ECHO] = echo
     guarded.MAX_CHARACTERS = MAX_CHARACTERS
     guarded.main()

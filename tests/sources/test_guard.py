@@ -21,6 +21,18 @@ from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, Parsed
 from sources import guard
 from sources.guard import GuardedParser
 from sources.parse import SourceParser, guess_media_type
+from sources.questions import (
+    AUDIO,
+    BODY,
+    INVALID,
+    PARSED,
+    READY,
+    UNSUPPORTED,
+    Answer,
+    read_media,
+    read_parsed,
+    read_refusal,
+)
 from tests.sources import probing
 from tests.sources.checks import check
 
@@ -184,6 +196,55 @@ def test_a_small_document_costs_little_more_than_without(parser: GuardedParser) 
         costs.append(time.perf_counter() - started)
     assert statistics.median(costs) < 0.005
     assert len(parser.list_process_ids()) == 1
+
+
+# Questions
+
+
+def test_a_question_takes_parameters_and_its_answer_brings_bytes(probe: GuardedParser) -> None:
+    told = {"spans": [[1, 2]], "words": "Caf\xe9 \u2026", "none": None}
+
+    answer = probe._ask(probing.ECHO, GOOD, lambda answer: answer, kind="E", told=told)
+
+    assert (answer.kind, json.loads(answer.told), answer.body) == (b"E", told, GOOD.body * 2)
+    large = Content("document", "text/plain", bytes(3 * MEBIBYTE))
+    assert len(probe._ask(probing.ECHO, large, lambda answer: answer.body, kind="E", told={})) == 6 * MEBIBYTE
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (PARSED, []),
+        (PARSED, {"title": None}),
+        (AUDIO, {"warnings": []}),
+        (AUDIO, {"title": None, "warnings": 3}),
+        (BODY, {}),
+        (READY, {}),
+        (INVALID, {}),
+        (UNSUPPORTED, [1]),
+    ],
+)
+def test_an_answer_to_another_question_or_of_another_form_is_none(kind: bytes, told: object) -> None:
+    answer = Answer(kind, json.dumps(told).encode())
+    for read in (read_parsed, read_media):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            if read_refusal(answer) is None:
+                read(answer)
+
+
+def test_who_answers_another_question_is_ended_and_the_content_refused(probe: GuardedParser) -> None:
+    probe.parse(GOOD)
+    first = probe.list_process_ids()
+    with pytest.raises(InvalidInputError, match="reading it ended the process that did, twice"):
+        probe._ask(probing.ECHO, GOOD, read_parsed, kind="a", told={"title": None, "warnings": []})
+    assert not lives(first[0])
+    assert probe.parse(GOOD).title == "ferry"
+
+
+def test_a_kind_of_question_that_nobody_answers_is_a_fault_of_ours(probe: GuardedParser) -> None:
+    with pytest.raises(InvalidInputError, match=r"KeyError in sources/guarded\.py"):
+        probe._ask(b"!", GOOD, read_parsed)
+    assert probe.parse(GOOD).title == "ferry"
 
 
 # Limits
