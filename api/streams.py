@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -33,7 +34,7 @@ from api.stream_replies import (
 )
 from api.stream_schemas import RecordedPart, SegmentRequest, StreamRequest
 from api.waiting import PREFER, applied, poll, wait_seconds
-from memory.errors import UnsupportedMediaError
+from memory.errors import ForgottenError, UnsupportedMediaError
 from memory.values import Content, SourceId
 from service.views import Scope
 
@@ -163,6 +164,8 @@ def list_moments(
 @router.delete("/{id}", status_code=202, responses=FORGOTTEN, openapi_extra=PREFER)
 async def forget_stream(request: Request, caller: ForgetCaller, id: Id) -> Response:
     """Forget a stream: what was said of it, all its segments and all that was made of them."""
+    with suppress(ForgottenError):  # asked for again: nothing is left to do, and the reply says so
+        await anyio.to_thread.run_sync(lambda: caller.lethe.streams.get(caller.tenant_id, SourceId(id)))
     return await forget_scope(request, caller, Scope(ids=(id,)), preview=False)
 
 

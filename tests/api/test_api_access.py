@@ -11,7 +11,7 @@ from doors import check_problem
 from fastapi.routing import iter_route_contexts
 from real import OTHER, Service, real_service, tiny_encoder
 
-from memory.values import TenantId
+from memory.values import Attributes, TenantId
 from service.views import Scope
 from tests.service.harness import TENANT, text_content
 
@@ -32,6 +32,13 @@ EXPECTED: dict[tuple[str, str], frozenset[str] | None] = {
     ("DELETE", "/v1/documents/{id}"): frozenset({FORGET}),
     ("POST", "/v1/memories"): frozenset({WRITE}),
     ("GET", "/v1/memories"): frozenset({READ}),
+    ("POST", "/v1/streams"): frozenset({WRITE}),
+    ("GET", "/v1/streams"): frozenset({READ}),
+    ("GET", "/v1/streams/{id}"): frozenset({READ}),
+    ("GET", "/v1/streams/{id}/passages"): frozenset({READ}),
+    ("POST", "/v1/streams/{id}/segments"): frozenset({WRITE}),
+    ("POST", "/v1/streams/{id}/close"): frozenset({WRITE}),
+    ("DELETE", "/v1/streams/{id}"): frozenset({FORGET}),
     ("POST", "/v1/recall"): frozenset({READ}),
     ("GET", "/v1/topics"): frozenset({READ}),
     ("GET", "/v1/nodes/{id}"): frozenset({READ}),
@@ -60,6 +67,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/v1/documents/{id}"): {"text": "a tower of stone"},
     ("POST", "/v1/documents/batch"): [{"text": "winter music"}],
     ("POST", "/v1/memories"): {"text": "bob likes the garden"},
+    ("POST", "/v1/streams"): {"kind": "text"},
+    ("POST", "/v1/streams/{id}/segments"): {"number": 0, "cues": [{"start_ms": 0, "text": "a bell rings"}]},
     ("POST", "/v1/recall"): {"query": WORD},
     ("POST", "/v1/answer"): {"query": f"where is {WORD}"},
     ("POST", "/v1/keys"): {"name": "another", "roles": ["read"]},
@@ -75,10 +84,11 @@ class Things:
     job: str
     forget: str
     key: str
+    stream: str
 
     def id_for(self, path: str) -> str:
         kinds = {"documents": self.document, "jobs": self.job, "forget": self.forget, "keys": self.key}
-        kinds["nodes"] = self.document
+        kinds |= {"nodes": self.document, "streams": self.stream}
         return kinds[path.split("/")[2]]
 
 
@@ -100,7 +110,8 @@ def make_things(service: Service, tenant_id: TenantId) -> Things:
     service.house.waker.drain()
     forgotten = lethe.forget(tenant_id, Scope(ids=(gone.source_id,)), preview=False)
     spare = service.access.issue(tenant_id, ("read",), name=WORD)
-    return Things(kept.source_id, kept.job.id, forgotten.id, spare.view.id)
+    stream, _ = lethe.streams.open(tenant_id, "text", Attributes(title=WORD))
+    return Things(kept.source_id, kept.job.id, forgotten.id, spare.view.id, stream.id)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +234,7 @@ def test_what_is_another_tenants_is_as_if_it_were_not(
             unknown = ask(service, key, method, path, "ffff")
             assert response.json()["counts"] == unknown.json()["counts"]
             assert response.json()["counts"]["entries"] == 0
-        for secret in (things.job, things.forget, things.key):
+        for secret in (things.job, things.forget, things.key, things.stream):
             assert secret not in response.text
         assert things.document not in response.text
 

@@ -8,13 +8,18 @@ import jsonschema
 import pytest
 from structlog.testing import capture_logs
 
-from api.schemas import REQUESTS
+from api.openapi import REQUESTS
 
 CONTRACT = {
     "/v1/documents": {"get", "post"},
     "/v1/documents/batch": {"post"},
     "/v1/documents/{id}": {"get", "put", "delete"},
     "/v1/memories": {"get", "post"},
+    "/v1/streams": {"get", "post"},
+    "/v1/streams/{id}": {"get", "delete"},
+    "/v1/streams/{id}/close": {"post"},
+    "/v1/streams/{id}/passages": {"get"},
+    "/v1/streams/{id}/segments": {"post"},
     "/v1/recall": {"post"},
     "/v1/topics": {"get"},
     "/v1/nodes/{id}": {"get"},
