@@ -6,6 +6,7 @@ extracted text of one journal entry.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -126,11 +127,35 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When stretches of a text are shown or said: cues of captions, utterances.
+
+    Stretch ``i`` is ``text[starts[i]:ends[i]]``, from ``start_ms[i]`` to ``end_ms[i]``. Columns, all of one
+    length, in reading order: recalls read those of whole films.
+    """
+
+    starts: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    start_ms: tuple[int, ...] = ()
+    end_ms: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def find(self, start: int, end: int) -> Place | None:
+        """Return when a span of the text is said; ``None`` where no time of it is known."""
+        first, last = bisect_right(self.ends, start), bisect_left(self.starts, end)
+        if first >= last:
+            return None
+        return Place("time", min(self.start_ms[first:last]), max(self.end_ms[first:last]))
+
+
+@dataclass(frozen=True, slots=True)
 class Parsed:
     """An entry's extracted text with its structure.
 
     ``sections[0]`` is always the whole text. Passages are in reading order, do not
-    overlap, and lie inside their section.
+    overlap, and lie inside their section. Only a text with places in time has ``times``.
     """
 
     title: str | None
@@ -138,6 +163,7 @@ class Parsed:
     sections: tuple[Section, ...]
     passages: tuple[Passage, ...]
     warnings: tuple[str, ...] = ()
+    times: Times = Times()
 
 
 @dataclass(frozen=True, slots=True)

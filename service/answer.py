@@ -111,11 +111,12 @@ def _since(started: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A piece of evidence and the hits it was joined from, in the order of their text."""
+    """A piece of evidence and the hits it was joined from, in the order of their text, that of ``parsed``."""
 
     evidence: Evidence
     start: int
     hits: tuple[RecallHit, ...]
+    parsed: Parsed
 
     def find_hit(self, start: int) -> RecallHit:
         """Return the hit in whose passage a place in the source's text lies, or the one before it."""
@@ -150,7 +151,7 @@ def pack_hits(
             # Segments of one stream are one witness.
             source_id=best.source_id if best.part is None else best.part.stream_id,
         )
-        stretches.append(Stretch(evidence, packed.start, tuple(joined)))
+        stretches.append(Stretch(evidence, packed.start, tuple(joined), texts[best.entry_id]))
     return stretches
 
 
@@ -188,10 +189,11 @@ def _compose(
 
 
 def _trace(stretch: Stretch, citation: Citation) -> AnswerCitation:
-    """Return a reader's citation as a place in the source's text."""
+    """Return a reader's citation as a place in the source's text; of a recording, with its own seconds."""
     start, end = stretch.start + citation.start, stretch.start + citation.end
     hit = stretch.find_hit(start)
-    span = replace(hit.span, start=start, end=end)
+    place = stretch.parsed.times.find(start, end) or hit.span.place
+    span = replace(hit.span, start=start, end=end, place=place)
     return AnswerCitation(
         hit.source_id, hit.entry_id, hit.external_id, hit.passage_id, citation.quote, span, hit.part
     )

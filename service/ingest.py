@@ -201,4 +201,13 @@ def _shifted(parsed: Parsed, milliseconds: int) -> Parsed:
         return Place("time", place.first + milliseconds, place.last + milliseconds)
 
     passages = tuple(replace(passage, place=later(passage.place)) for passage in parsed.passages)
-    return replace(parsed, passages=passages)
+    times = parsed.times
+    return replace(
+        parsed,
+        passages=passages,
+        times=replace(
+            times,
+            start_ms=tuple(at + milliseconds for at in times.start_ms),
+            end_ms=tuple(at + milliseconds for at in times.end_ms),
+        ),
+    )

@@ -1,7 +1,7 @@
 """Captions: cues, from WebVTT and SubRip or from elsewhere, become running text that knows its times.
 
 A cue that says who speaks is a turn. Lines that roll (each cue repeats the last line of the one before) are
-told once.
+told once. Captions that end no sentences, as those of many a machine, are parted by time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from sources.writer import Writer, one_line
 
 PAUSE_MS = 4000
 """A silence of this length sets paragraphs apart."""
+BREATH_MS = 10_000
+"""Where no sentence ends, a paragraph lasts no longer, unless it is one cue."""
+MARKED_SHARE = 0.1
+"""Of the cues that end a sentence: in captions with fewer, what ends none need not go on."""
 
 _TIMES = re.compile(
     r"\s*(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})\s*-->\s*(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
@@ -73,12 +77,19 @@ def extract_cues(cues: Iterable[Cue], warnings: Sequence[str] = (), title: str |
     """Return the text of cues, which are in the order of their times."""
     writer = Writer(warnings)
     last: Cue | None = None
-    for cue in _without_rolling(cues):
+    begun_ms = 0
+    shown = list(_without_rolling(cues))
+    marked = sum(_SENTENCE_END.search(cue.text) is not None for cue in shown)
+    is_marked = marked >= MARKED_SHARE * len(shown)
+    for cue in shown:
         place = Place("time", cue.start_ms, max(cue.start_ms, cue.end_ms))
         same = last is not None and cue.speaker == last.speaker
         paused = last is None or not same or cue.start_ms - last.end_ms >= PAUSE_MS
         ended = last is None or _SENTENCE_END.search(last.text) is not None
-        joint = "\n\n" if paused else "\n" if ended else " "
+        parted = paused or not (ended or is_marked or cue.end_ms - begun_ms <= BREATH_MS)
+        joint = "\n\n" if parted else "\n" if ended else " "
+        if parted or ended:
+            begun_ms = cue.start_ms
         if cue.speaker is None:
             writer.add(cue.text, place=place, joint=joint)
         else:

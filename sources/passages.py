@@ -17,7 +17,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from memory.sentences import block_spans, sentence_spans
-from memory.values import Parsed, Passage, Place, Section
+from memory.values import Parsed, Passage, Place, Section, Times
 from sources.outline import Block, Extracted, Heading
 
 TARGET_SIZE = 900
@@ -82,7 +82,17 @@ def split(extracted: Extracted, *, title: str | None, occurred_at: datetime | No
     units = _units(text, extracted)
     pieces = _merge_tiny(text, _pack(text, units, sections), sections)
     passages = tuple(_passage(text, piece, sections, title, occurred_at) for piece in pieces)
-    return Parsed(title, text, sections, passages, extracted.warnings)
+    return Parsed(title, text, sections, passages, extracted.warnings, _times(text, extracted.blocks))
+
+
+def _times(text: str, blocks: Sequence[Block]) -> Times:
+    """Return when each block is said whose place is in time."""
+    told = [
+        (block.start, block.end, block.place.first, block.place.last)
+        for block in blocks
+        if block.place is not None and block.place.kind == "time" and text[block.start : block.end].strip()
+    ]
+    return Times(*zip(*told, strict=True)) if told else Times()
 
 
 def measure(text: str) -> int:

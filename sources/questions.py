@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
-from memory.parsed import load_parsed
+from memory.parsed import check_parsed, load_parsed
 from memory.values import Parsed
 from sources.decoding import valid_text
 from sources.media import MAX_SAMPLES, SAMPLE_BYTES, Audio, make_audio
@@ -46,18 +46,7 @@ def tell(kind: bytes, told: dict[str, Any], body: bytes = b"") -> Answer:
 def read_parsed(answer: Answer) -> Parsed:
     """Return what holds together: spans inside the text and in order, parents before their sections."""
     _expect(answer, PARSED)
-    parsed = load_parsed(answer.told)
-    length, position = len(parsed.text), 0
-    for index, section in enumerate(parsed.sections):
-        if not (0 <= section.start <= section.end <= length and 0 <= (section.parent or 0) <= index):
-            raise ValueError("a section out of place")
-    for passage in parsed.passages:
-        if not (position <= passage.start < passage.end <= length and passage.section >= 0):
-            raise ValueError("a passage out of place")
-        if passage.section >= len(parsed.sections):
-            raise ValueError("a passage of no section")
-        position = passage.end
-    return parsed
+    return check_parsed(load_parsed(answer.told))
 
 
 def read_media(answer: Answer) -> Parsed | Audio:

@@ -282,6 +282,12 @@ def test_a_parser_that_breaks_costs_one_file_and_says_where_not_what(probe: Guar
         assert probe.parse(GOOD).title == "ferry"
 
 
+TIMES_ANYWHERE = (
+    '{"title": "t", "text": "a ferry", "warnings": [], "sections": [], "passages": [], "times": %s}'
+)
+TIMES_OF = '{"starts": %s, "ends": %s, "start_ms": %s, "end_ms": %s}'
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -290,6 +296,12 @@ def test_a_parser_that_breaks_costs_one_file_and_says_where_not_what(probe: Guar
         '{"title": 1, "text": 2, "sections": 3, "passages": 4, "warnings": 5}',
         '{"title": "t", "text": "t", "warnings": [], "passages": [],'
         ' "sections": [{"start": 0, "end": 9, "heading": [], "parent": null}]}',
+        *(TIMES_ANYWHERE % times for times in ("[[0, 3]]", '"once"', "[]", "{}")),
+        TIMES_ANYWHERE % TIMES_OF % ([0], [8], [0], [1]),
+        TIMES_ANYWHERE % TIMES_OF % ([0, 2], [3, 4], [0, 1], [1, 2]),
+        TIMES_ANYWHERE % TIMES_OF % ([0], [3], [2], [1]),
+        TIMES_ANYWHERE % TIMES_OF % ([0], [3], [0.5], [1]),
+        TIMES_ANYWHERE % TIMES_OF % ([0], [3], [0], []),
     ],
 )
 def test_a_process_that_was_taken_over_cannot_hand_in_nonsense(probe: GuardedParser, answer: str) -> None:

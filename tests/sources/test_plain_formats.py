@@ -102,6 +102,21 @@ def test_rolling_captions_are_told_once() -> None:
     assert parse(body, "text/vtt").text == "one two three four five six"
 
 
+def test_captions_without_marks_are_parted_by_time() -> None:
+    """Nothing says where a sentence ends: a quote of one would be all that is said without a pause."""
+    words = [f"word{n} and more of it" for n in range(12)]
+    body = "WEBVTT\n\n" + "\n\n".join(
+        f"00:{3 * n:02}.000 --> 00:{3 * n + 3:02}.000\n{said}" for n, said in enumerate(words)
+    )
+    parsed = parse(body, "text/vtt")
+    assert [part.count("word") for part in parsed.text.split("\n\n")] == [3, 3, 3, 3]
+    assert parsed.text.replace("\n\n", " ") == " ".join(words)
+
+    body = body.replace("word3 and more of it", "word3 and more of it.")
+    body = body.replace("word11 and more of it", "word11 and more of it.")
+    assert "\n\n" not in parse(body, "text/vtt").text, "a long sentence goes on where others end"
+
+
 def test_code_is_cut_at_definitions_with_their_names_and_lines() -> None:
     parsed = parse(samples.PYTHON * 12, "text/x-python", filename="boats.py")
 
