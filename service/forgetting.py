@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -15,6 +15,7 @@ import structlog
 
 from memory.canonical import canonical_json
 from memory.clock import to_datetime, to_micros
+from memory.database import chunked
 from memory.digest import digest_store
 from memory.errors import ForgottenError, InvalidInputError, LetheError, NotFoundError, UnavailableError
 from memory.filters import compile_filter
@@ -139,7 +140,8 @@ class Forgetting:
         unknown = [entry_id for entry_id in wanted if entry_id not in known]
         for row, header in iter_headers(connection, self.kernel.vault, tenant_id, unknown):
             known[row.id] = matches(row, header.attributes)
-        return {entry_id for entry_id in wanted if known.get(entry_id)}
+        found = {entry_id for entry_id in wanted if known.get(entry_id)}
+        return found | _list_parts(connection, tenant_id, found)
 
     def view(self, tenant_id: TenantId, forget_id: str) -> ForgetView:
         """Return a forget request's progress."""
@@ -312,6 +314,19 @@ class Forgetting:
         """Make the topics again from what survives."""
         while not fold_topics(self.kernel, self.indexes, tenant_id):
             log.info("another forget came between; folding again")
+
+
+def _list_parts(
+    connection: sa.Connection, tenant_id: TenantId, found: Collection[EntryId]
+) -> set[EntryId]:
+    """Return the segments of streams that are among these: what was said of a stream stands in each."""
+    gone = sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id)
+    parts: set[EntryId] = set()
+    for chunk in chunked(sorted(found)):
+        mine = (entries.c.tenant_id == tenant_id) & entries.c.stream_id.in_(chunk)
+        ids = connection.scalars(sa.select(entries.c.id).where(mine, entries.c.id.not_in(gone)))
+        parts |= {EntryId(i) for i in ids}
+    return parts
 
 
 def _attribute_texts(content: Content) -> Iterable[str]:

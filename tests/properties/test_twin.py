@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,17 @@ from embedding.encoder import TextEncoder
 from memory.clock import to_datetime
 from memory.digest import digest_content
 from memory.tables import key_metadata, metadata
-from memory.values import MESSAGES_MEDIA_TYPE, Attributes, Content, EntryId, SourceId, TenantId
+from memory.values import (
+    CUES_MEDIA_TYPE,
+    MESSAGES_MEDIA_TYPE,
+    STREAM_MEDIA_TYPE,
+    Attributes,
+    Content,
+    EntryId,
+    Part,
+    SourceId,
+    TenantId,
+)
 from service.remember import make_source_id
 from service.topics import fold_topics
 from service.views import Scope
@@ -149,6 +159,8 @@ class Histories(RuleBasedStateMachine):
         self.house = _PAIR.first
         self.told: list[Told] = []
         self.count = 0
+        self.numbers: dict[str, int] = {}
+        """The last segment's, by stream."""
 
     @initialize()
     def begin(self) -> None:
@@ -206,6 +218,76 @@ class Histories(RuleBasedStateMachine):
         body = json.dumps(messages).encode()
         self._tell([Content("memory", MESSAGES_MEDIA_TYPE, body, Attributes(**attributes))], drain=True)
 
+    @rule(attributes=ATTRIBUTES, name=st.sampled_from((None, *NAMES)), drain=st.booleans())
+    def open_stream(self, attributes: dict[str, Any], name: str | None, drain: bool) -> None:
+        if any(
+            told.content.kind == "stream" and told.content.attributes.external_id == name is not None
+            for told in self.told
+        ):
+            return  # it is open
+        said = Attributes(**attributes, external_id=name, title="A log")
+        content = Content("stream", STREAM_MEDIA_TYPE, b"", said)
+        now, entry_id = self._tick(), self._next_id()
+        opened = open_stream(self.house, self.tenant_id, content)
+        assert opened == entry_id
+        self.told.append(Told(entry_id, entry_id, now, content))
+        if drain:
+            self.house.waker.drain()
+
+    @precondition(lambda self: self._streams())
+    @rule(data=st.data(), texts=st.lists(TEXTS, max_size=3), attributes=ATTRIBUTES, drain=st.booleans())
+    def append_segment(self, data: Any, texts: list[str], attributes: dict[str, Any], drain: bool) -> None:
+        """The next one, a second long for each text; without any it is silent."""
+        stream = data.draw(st.sampled_from(self._streams()))
+        now, entry_id = self._tick(), self._next_id()
+        number = self.numbers[stream.entry_id] = self.numbers.get(stream.entry_id, -1) + 1
+        start_ms = 4000 * number
+        cues = [
+            {
+                "start_ms": start_ms + 1000 * at,
+                "end_ms": start_ms + 1000 * at + 900,
+                "text": f"{text} {entry_id}",
+            }
+            for at, text in enumerate(texts)
+        ]
+        part = Part(SourceId(stream.entry_id), number, start_ms, start_ms + 4000)
+        told, own = stream.content.attributes, Attributes(**attributes)
+        said = replace(
+            told,
+            subjects=tuple(dict.fromkeys((*told.subjects, *own.subjects))),
+            metadata={**told.metadata, **own.metadata},
+            part=part,
+        )
+        content = Content("segment", CUES_MEDIA_TYPE, json.dumps(cues).encode(), said)
+        received = self.house.lethe.streams.append(self.tenant_id, part.stream_id, content)
+        assert received.next_number == number + 1 and received.source_id is not None
+        self.told.append(Told(entry_id, received.source_id, now, content))
+        if drain:
+            self.house.waker.drain()
+
+    def _streams(self) -> list[Told]:
+        return [told for told in self.told if told.content.kind == "stream"]
+
+    def _next_id(self) -> str:
+        entry_id = f"{self.count:08x}".rjust(32, "e")
+        self.count += 1
+        self.house.ids.given = [entry_id]
+        return entry_id
+
+    @precondition(lambda self: self._streams())
+    @rule(data=st.data(), start=st.integers(0, 4), length=st.integers(1, 3), drain=st.booleans())
+    def forget_stretch(self, data: Any, start: int, length: int, drain: bool) -> None:
+        """Some seconds of a stream: the segments in which they lie."""
+        stream = data.draw(st.sampled_from(self._streams()))
+        start_ms, end_ms = 3000 * start, 3000 * (start + length)
+
+        def gone(told: Told) -> bool:
+            part = told.content.attributes.part
+            ours = part is not None and part.stream_id == stream.entry_id
+            return ours and part.start_ms < end_ms and part.end_ms > start_ms  # type: ignore[union-attr]
+
+        self._forget(Scope(ids=(stream.entry_id,), start_ms=start_ms, end_ms=end_ms), gone, drain)
+
     @precondition(lambda self: self._names())
     @rule(data=st.data(), text=TEXTS, attributes=ATTRIBUTES)
     def update_by_id(self, data: Any, text: str, attributes: dict[str, Any]) -> None:
@@ -215,15 +297,20 @@ class Histories(RuleBasedStateMachine):
         self._tell([content], drain=True, put=SourceId(source_id))
 
     def _names(self) -> dict[str, str]:
-        names = [(told.content.attributes.external_id, told.source_id) for told in self.told]
+        documents = [told for told in self.told if told.content.kind == "document"]
+        names = [(told.content.attributes.external_id, told.source_id) for told in documents]
         return {name: source_id for name, source_id in names if name is not None}
 
     def _forget(self, scope: Scope, gone: Any, drain: bool) -> None:
         self._tick()
-        matched = [told for told in self.told if gone(told)]
+        named = {told.entry_id for told in self.told if gone(told)}
+        # What was said of a stream is said of each segment, which goes with it.
+        matched = [
+            told for told in self.told if told.entry_id in named or told.content.attributes.stream_id in named
+        ]
         view = self.house.lethe.forget(self.tenant_id, scope, preview=False)
         assert view.counts["entries"] == len(matched)
-        self.told = [told for told in self.told if not gone(told)]
+        self.told = [told for told in self.told if told not in matched]
         hidden = {told.entry_id for told in matched}
         recalled = self.house.lethe.recall(self.tenant_id, "ferry harbour number log", limit=50)
         with self.house.lethe.reading(self.tenant_id):
@@ -258,7 +345,11 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), drain=st.booleans())
     def forget_id(self, data: Any, drain: bool) -> None:
         chosen = data.draw(st.sampled_from(self.told))
-        self._forget(Scope(ids=(chosen.source_id,)), lambda told: told.source_id == chosen.source_id, drain)
+        self._forget(
+            Scope(ids=(chosen.source_id,)),
+            lambda told: chosen.source_id in (told.source_id, told.content.attributes.stream_id),
+            drain,
+        )
 
     @precondition(lambda self: self.told)
     @rule(data=st.data(), drain=st.booleans())
@@ -301,8 +392,9 @@ class Histories(RuleBasedStateMachine):
         for told in self.told:
             twin.clock.now_us = told.at_us
             twin.ids.given = [told.entry_id]
-            done = twin.lethe.remember(self.tenant_id, [told.content])
-            assert done[0].source_id == told.source_id == self._expected_source(twin, told)
+            assert tell(twin, self.tenant_id, told.content) == told.source_id
+            if told.content.kind not in ("stream", "segment"):
+                assert told.source_id == self._expected_source(twin, told)
             twin.waker.drain()
         self.house.waker.drain()
         assert _ranked(self.house, self.tenant_id) == _ranked(twin, self.tenant_id)
@@ -317,6 +409,23 @@ class Histories(RuleBasedStateMachine):
     def _expected_source(self, house: House, told: Told) -> str:
         name = told.content.attributes.external_id
         return make_source_id(house.lethe.kernel, self.tenant_id, name, EntryId(told.entry_id))
+
+
+def open_stream(house: House, tenant_id: TenantId, content: Content) -> str:
+    view, fresh = house.lethe.streams.open(tenant_id, "text", content.attributes)
+    assert fresh
+    return view.id
+
+
+def tell(house: House, tenant_id: TenantId, content: Content) -> str:
+    """Tell a house an entry, whatever its kind; return its source's id."""
+    if content.kind == "stream":
+        return open_stream(house, tenant_id, content)
+    if content.attributes.part is not None:
+        received = house.lethe.streams.append(tenant_id, content.attributes.part.stream_id, content)
+        assert received.source_id is not None
+        return received.source_id
+    return house.lethe.remember(tenant_id, [content])[0].source_id
 
 
 def _ranked(house: House, tenant_id: TenantId) -> list[list[tuple[str, str, int, float]]]:
