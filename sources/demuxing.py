@@ -37,6 +37,7 @@ PICTURES = frozenset(
 )
 """FFmpeg's names of the decoders that may be used."""
 MAX_PIXELS = 50_000_000
+"""A larger picture is not decoded."""
 _OWN_CLOCKS = ("mpegts", "ogg")
 """Containers whose first time stamp may be anything, and means the beginning."""
 
@@ -57,6 +58,7 @@ def open_container(body: bytes, decoders: frozenset[str] = SOUNDS) -> Iterator[I
         container = av.open(
             io.BytesIO(body),
             "r",
+            options={"max_pixels": str(MAX_PIXELS)},
             container_options={
                 "format_whitelist": _CONTAINERS,
                 "codec_whitelist": ",".join(sorted(decoders)),
@@ -116,6 +118,16 @@ class Reading:
         return (
             pts * base.numerator * per_second // base.denominator - self._origin * per_second // av.time_base
         )
+
+    @property
+    def reached_ms(self) -> int:
+        """Until when anything lasts that was read so far."""
+        return self._reached_ms
+
+    @property
+    def origin_us(self) -> int:
+        """Where on the container's own clock the file begins, in microseconds."""
+        return self._origin * 1_000_000 // av.time_base
 
     def warnings(self) -> Iterator[str]:
         """Yield what to say of the end, if it came early."""
