@@ -23,16 +23,22 @@ from typing import TypeVar
 from memory.errors import InvalidInputError, UnavailableError
 from memory.values import Attributes, Content, JsonValue, Parsed
 from sources.frames import Frame, receive, send
-from sources.media import Audio
+from sources.media import MAX_SIDE, Audio, Clip, Cut, Picture, Span
 from sources.questions import (
     BODY,
+    CLIP,
     CONTENT,
+    CUT,
     MEDIA,
     OUT_OF_MEMORY,
+    PICTURE,
     READY,
     Answer,
+    read_clip,
+    read_cut,
     read_media,
     read_parsed,
+    read_picture,
     read_refusal,
 )
 
@@ -94,6 +100,21 @@ class GuardedParser:
         Raises what ``parse`` does.
         """
         return self._ask(MEDIA, content, read_media)
+
+    def cut(self, content: Content, spans: Sequence[Span]) -> Cut | None:
+        """Return a video or audio file without what is seen, heard or read in ``spans`` of milliseconds.
+
+        ``None`` when nothing is left of it. Raises what ``parse`` does.
+        """
+        return self._ask(CUT, content, read_cut, spans=[[start, end] for start, end in spans])
+
+    def clip(self, content: Content, start_ms: int, end_ms: int) -> Clip:
+        """Return an excerpt of a video or audio file. Raises what ``parse`` does."""
+        return self._ask(CLIP, content, read_clip, start_ms=start_ms, end_ms=end_ms)
+
+    def picture(self, content: Content, at_ms: int, *, max_side: int = MAX_SIDE) -> Picture:
+        """Return what a video shows at a time. Raises what ``parse`` does."""
+        return self._ask(PICTURE, content, read_picture, at_ms=at_ms, max_side=max_side)
 
     def close(self) -> None:
         """End all processes; who waits for one gets ``UnavailableError``."""

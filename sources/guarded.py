@@ -21,17 +21,20 @@ from memory.values import Content, Parsed
 from sources.confinement import confine, limit_processor_time
 from sources.decoding import valid_text
 from sources.frames import MAX_FRAME_BYTES, Frame, receive, send
-from sources.media import Audio
+from sources.media import Audio, Span
 from sources.parse import SourceParser
 from sources.questions import (
     AUDIO,
     BODY,
+    CLIP,
     CONTENT,
+    CUT,
     FAILED,
     INVALID,
     MEDIA,
     OUT_OF_MEMORY,
     PARSED,
+    PICTURE,
     READY,
     UNSUPPORTED,
     Answer,
@@ -95,7 +98,32 @@ def _parse_media(parser: SourceParser, content: Content) -> Answer:
     return _parsed(media)
 
 
-ANSWERERS: dict[bytes, Callable[..., Answer]] = {CONTENT: _parse, MEDIA: _parse_media}
+def _cut(parser: SourceParser, content: Content, *, spans: list[Span]) -> Answer:
+    made = parser.cut(content, spans)
+    if made is None:
+        return tell(CUT, {})
+    return tell(CUT, {"media_type": made.media_type, "gone": made.gone}, _sendable(made.body))
+
+
+def _clip(parser: SourceParser, content: Content, *, start_ms: int, end_ms: int) -> Answer:
+    made = parser.clip(content, start_ms, end_ms)
+    told = {"media_type": made.media_type, "start_ms": made.start_ms, "end_ms": made.end_ms}
+    return tell(CLIP, told, _sendable(made.body))
+
+
+def _picture(parser: SourceParser, content: Content, *, at_ms: int, max_side: int) -> Answer:
+    made = parser.picture(content, at_ms, max_side=max_side)
+    told = {"at_ms": made.at_ms, "width": made.width, "height": made.height}
+    return tell(PICTURE, told, _sendable(made.body))
+
+
+ANSWERERS: dict[bytes, Callable[..., Answer]] = {
+    CONTENT: _parse,
+    MEDIA: _parse_media,
+    CUT: _cut,
+    CLIP: _clip,
+    PICTURE: _picture,
+}
 """By the kind of question; each takes the parser, the content, and the question's parameters by name."""
 
 
@@ -109,6 +137,12 @@ def _parsed(parsed: Parsed) -> Answer:
     if len(payload) > MAX_FRAME_BYTES:
         raise InvalidInputError("it holds too much text; send it in parts")
     return Answer(PARSED, payload)
+
+
+def _sendable(body: bytes) -> bytes:
+    if len(body) > MAX_FRAME_BYTES:
+        raise InvalidInputError("what is to be taken out of it is too large; send the file in parts")
+    return body
 
 
 def _place(error: Exception) -> str:

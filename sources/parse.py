@@ -19,7 +19,7 @@ from sources.epub import extract_epub
 from sources.html import extract_html
 from sources.mail import extract_mail
 from sources.markdown import extract_markdown
-from sources.media import Audio
+from sources.media import MAX_SIDE, Audio, Clip, Cut, Picture, Span
 from sources.media_types import guess_media_type
 from sources.odf import extract_odp, extract_ods, extract_odt
 from sources.outline import Block, Extracted
@@ -101,12 +101,35 @@ class SourceParser:
         Raises ``UnsupportedMediaError`` for what is no such file by its media type, and
         ``InvalidInputError`` when it cannot be read, or holds neither.
         """
-        if not is_media(content.media_type):
-            raise UnsupportedMediaError(content.media_type, media_types.MEDIA)
+        _expect_media(content)
         from sources import tracks
 
         captions = tracks.find_captions(content.body)
         return tracks.read_sound(content.body) if captions is None else _split(content, captions)
+
+    def cut(self, content: Content, spans: Sequence[Span]) -> Cut | None:
+        """Return a video or audio file without what is seen, heard or read in ``spans`` of milliseconds.
+
+        ``None`` when nothing is left of it. Raises what ``parse_media`` does.
+        """
+        _expect_media(content)
+        from sources.cutting import cut
+
+        return cut(content.body, spans)
+
+    def clip(self, content: Content, start_ms: int, end_ms: int) -> Clip:
+        """Return an excerpt of a video or audio file. Raises what ``parse_media`` does."""
+        _expect_media(content)
+        from sources.cutting import clip
+
+        return clip(content.body, start_ms, end_ms)
+
+    def picture(self, content: Content, at_ms: int, *, max_side: int = MAX_SIDE) -> Picture:
+        """Return what a video shows at a time. Raises what ``parse_media`` does."""
+        _expect_media(content)
+        from sources.picture import picture
+
+        return picture(content.body, at_ms, max_side=max_side)
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
@@ -115,6 +138,11 @@ class SourceParser:
 def is_media(media_type: str) -> bool:
     """Say whether it names a container of moving pictures or sound."""
     return _media_type(media_type)[0] in _MEDIA
+
+
+def _expect_media(content: Content) -> None:
+    if not is_media(content.media_type):
+        raise UnsupportedMediaError(content.media_type, media_types.MEDIA)
 
 
 def parse_cues(

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
 from memory.parsed import check_parsed, load_parsed
 from memory.values import Parsed
 from sources.decoding import valid_text
-from sources.media import MAX_SAMPLES, SAMPLE_BYTES, Audio, make_audio
+from sources.media import MAX_SAMPLES, SAMPLE_BYTES, Audio, Clip, Cut, Picture, Span, make_audio
+from sources.media_types import MEDIA as MEDIA_TYPES
 
 READY, BODY = b"r", b"b"
 """The greeting; and the message of bytes behind that of JSON in every answer."""
-CONTENT, MEDIA = b"c", b"v"
-"""Questions."""
+CONTENT, MEDIA, CUT, CLIP, PICTURE = b"c", b"v", b"x", b"e", b"j"
+"""Questions; the last three are answered in their own kind."""
 PARSED, AUDIO = b"p", b"a"
 INVALID, UNSUPPORTED, OUT_OF_MEMORY, FAILED = b"i", b"u", b"m", b"f"
 """Answers to all questions: no."""
+MAX_COUNT = 2**53
+"""Of milliseconds, or pixels: what JSON can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,34 @@ def read_media(answer: Answer) -> Parsed | Audio:
     return make_audio(answer.body, title, tuple(valid_text(str(each)) for each in told["warnings"]))
 
 
+def read_cut(answer: Answer) -> Cut | None:
+    """Return a file without some of its spans, which are in order; ``None`` when nothing is left of it."""
+    told = _expect(answer, CUT)
+    if not answer.body:
+        return None
+    gone = tuple(_span(start, end) for start, end in told["gone"])
+    if any(later[0] <= earlier[1] for earlier, later in pairwise(gone)):
+        raise ValueError("spans out of order")
+    return Cut(answer.body, _media_type(told), gone)
+
+
+def read_clip(answer: Answer) -> Clip:
+    """Return an excerpt that is not empty."""
+    told = _expect(answer, CLIP)
+    if not answer.body:
+        raise ValueError("an empty file")
+    return Clip(answer.body, _media_type(told), *_span(told["start_ms"], told["end_ms"]))
+
+
+def read_picture(answer: Answer) -> Picture:
+    """Return what looks like a JPEG."""
+    told = _expect(answer, PICTURE)
+    if not (answer.body.startswith(b"\xff\xd8\xff") and answer.body.endswith(b"\xff\xd9")):
+        raise ValueError("no JPEG")
+    at_ms, width, height = (_count(told[name]) for name in ("at_ms", "width", "height"))
+    return Picture(answer.body, at_ms, width, height)
+
+
 def read_refusal(answer: Answer) -> InvalidInputError | None:
     """Return why the content was refused, ``None`` when it was not or for want of memory."""
     if answer.kind not in (UNSUPPORTED, INVALID, FAILED):
@@ -84,4 +116,24 @@ def _expect(answer: Answer, kind: bytes) -> dict[str, Any]:
     told = json.loads(answer.told)
     if not isinstance(told, dict):
         raise TypeError("an answer of no form")
+    return told
+
+
+def _media_type(told: dict[str, Any]) -> str:
+    media_type = told["media_type"]
+    if media_type not in MEDIA_TYPES:
+        raise ValueError("a media type of no video or audio file")
+    return str(media_type)
+
+
+def _span(start: object, end: object) -> Span:
+    span = (_count(start), _count(end))
+    if span[0] >= span[1]:
+        raise ValueError("an empty span")
+    return span
+
+
+def _count(told: object) -> int:
+    if type(told) is not int or not 0 <= told < MAX_COUNT:
+        raise ValueError("no count")
     return told

@@ -1,7 +1,7 @@
 """Video and audio files made on the spot: a tone, pictures at uneven times, subtitle tracks."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -80,6 +80,66 @@ def make_media(
         for packet in sorted(packets, key=lambda each: each.dts * each.time_base):
             writer.mux(packet)
     return out.getvalue() if isinstance(out, io.BytesIO) else Path(out).read_bytes()
+
+
+def make_film(
+    kind: str,
+    *,
+    pictures: int = 75,
+    codec: str = "libx264",
+    options: Mapping[str, str] | None = None,
+    size: tuple[int, int] = (64, 48),
+    turned: tuple[int, bool, bool] | None = None,
+    aspect: Fraction | None = None,
+    sound: bool = True,
+    first: int = 0,
+    tags: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return a film of 25 pictures a second, none like another, with a tone; key frames as ``options`` say.
+
+    ``turned`` is how it is to be shown: degrees, mirrored across, mirrored down. ``first`` is the number of
+    its first picture.
+    """
+    container, audio_codec = CODECS[kind]
+    out = io.BytesIO()
+    with av.open(out, "w", format=container) as writer:
+        writer.metadata.update(tags or {})
+        video = writer.add_stream(codec, rate=25, options={"threads": "1", **(options or {})})
+        video.width, video.height, video.pix_fmt = *size, "yuv420p"
+        if aspect is not None:
+            video.codec_context.sample_aspect_ratio = aspect
+        if turned is not None:
+            video.set_display_rotation(turned[0], hflip=turned[1], vflip=turned[2])
+        audio = writer.add_stream(audio_codec, rate=RATE, layout="mono") if sound else None
+        packets = []
+        for number in range(first, first + pictures):
+            frame = av.VideoFrame.from_ndarray(paint(number, size), "rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            packets += video.encode(frame)
+        packets += video.encode()
+        packets += encode_tone(audio, pictures / 25, ()) if audio is not None else []
+        for packet in sorted(packets, key=lambda each: each.dts * each.time_base):
+            writer.mux(packet)
+    return out.getvalue()
+
+
+def paint(number: int, size: tuple[int, int]) -> np.ndarray:
+    """Return a picture, (height, width, 3): its number as bits from left to right, and a bright corner."""
+    width, height = size
+    picture = np.full((height, width, 3), 40, np.uint8)
+    for bit in range(8):
+        if number >> bit & 1:
+            picture[height // 2 :, bit * width // 8 : (bit + 1) * width // 8] = 220
+    picture[: height // 4, : width // 4] = 255
+    return picture
+
+
+def read_number(picture: np.ndarray) -> int:
+    """Return the number of a painted picture, of any size."""
+    height, width = picture.shape[:2]
+    return sum(
+        (picture[height * 3 // 4, bit * width // 8 + width // 16].mean() > 128) << bit for bit in range(8)
+    )
 
 
 def encode_tone(
