@@ -260,14 +260,16 @@ class ScopeRequest(StrictModel):
     filter: Annotated[Filter, Field(min_length=1)] | None = None
     time_range: TimeRange | None = None
     stream_range: StreamRange | None = None
+    speakers: Names | None = None
     user_id: Name | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> ScopeRequest:
         if all(getattr(self, name) is None for name in type(self).model_fields):
             raise ValueError("an empty scope would forget everything; name what to forget")
-        if self.stream_range is not None and self.ids is None and self.external_ids is None:
-            raise ValueError("a range of a stream's time needs the streams, by 'ids' or 'external_ids'")
+        takes_parts = self.stream_range is not None or self.speakers is not None
+        if takes_parts and self.ids is None and self.external_ids is None:
+            raise ValueError("a range or speakers need what they are of, by 'ids' or 'external_ids'")
         return self
 
     def scope(self) -> Scope:
@@ -282,6 +284,7 @@ class ScopeRequest(StrictModel):
             user_id=self.user_id,
             start_ms=self.stream_range.start_ms if self.stream_range else None,
             end_ms=self.stream_range.end_ms if self.stream_range else None,
+            speakers=tuple(self.speakers or ()),
         )
 
 

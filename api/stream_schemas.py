@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import orjson
@@ -61,9 +62,11 @@ class PartRequest(StrictModel):
     subjects: Annotated[tuple[Name, ...], Field(max_length=200, strict=False)] = ()
     metadata: Metadata = Field(default_factory=dict)
 
-    def attributes(self, stream_id: SourceId, start_ms: int, end_ms: int) -> Attributes:
+    def attributes(
+        self, stream_id: SourceId, start_ms: int, end_ms: int, speakers: Collection[str] = ()
+    ) -> Attributes:
         """Return the attributes as the kernel knows them."""
-        part = Part(stream_id, self.number, start_ms, end_ms)
+        part = Part(stream_id, self.number, start_ms, end_ms, tuple(sorted(speakers)))
         return Attributes(subjects=self.subjects, metadata=self.metadata, part=part)
 
 
@@ -97,5 +100,6 @@ class SegmentRequest(PartRequest):
         cues = [cue.to_json() for cue in self.cues]
         start_ms = min(cue.start_ms for cue in self.cues)
         end_ms = max(cue.end_ms or cue.start_ms for cue in self.cues)
-        attributes = self.attributes(stream_id, start_ms, end_ms)
+        speakers = {cue.speaker for cue in self.cues if cue.speaker is not None}
+        attributes = self.attributes(stream_id, start_ms, end_ms, speakers)
         return Content("segment", CUES_MEDIA_TYPE, orjson.dumps(cues), attributes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -217,9 +217,7 @@ def attributes_json(attributes: Attributes) -> dict[str, JsonValue]:
     """Return attributes as JSON that ``read_attributes`` takes."""
     occurred_at, part = attributes.occurred_at, attributes.part
     # Only segments have the field, so that all else keeps the keys of its content.
-    placed: dict[str, JsonValue] = (
-        {} if part is None else {"part": [part.stream_id, part.number, part.start_ms, part.end_ms]}
-    )
+    placed: dict[str, JsonValue] = {} if part is None else {"part": [*astuple(part)[:4], list(part.speakers)]}
     return placed | {
         "title": attributes.title,
         "external_id": attributes.external_id,
@@ -237,6 +235,11 @@ def _open_header(opener: Opener, row: Any) -> Header:
     return Header(value["kind"], value["media_type"], value["filename"], read_attributes(value))
 
 
+def _read_part(value: Sequence[Any]) -> Part:
+    stream_id, number, start_ms, end_ms, speakers = value
+    return Part(SourceId(stream_id), number, start_ms, end_ms, tuple(speakers))
+
+
 def read_attributes(value: Mapping[str, Any]) -> Attributes:
     """Return attributes from their JSON; what else stands in it is passed over."""
     occurred_at, part = value["occurred_at"], value.get("part")
@@ -249,5 +252,5 @@ def read_attributes(value: Mapping[str, Any]) -> Attributes:
         agent_id=value["agent_id"],
         run_id=value["run_id"],
         occurred_at=None if occurred_at is None else datetime.fromisoformat(occurred_at),
-        part=None if part is None else Part(*part),
+        part=None if part is None else _read_part(part),
     )

@@ -40,13 +40,14 @@ STREAM_MEDIA_TYPE = "application/vnd.lethe.stream+json"
 class Part:
     """Which part of a stream a segment is: its number, and when it is seen or heard, in the stream's time.
 
-    Half-open: from ``start_ms`` until ``end_ms``.
+    Half-open: from ``start_ms`` until ``end_ms``. ``speakers`` are named by its cues.
     """
 
     stream_id: SourceId
     number: int
     start_ms: int
     end_ms: int
+    speakers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,13 @@ from memory.ledger import find_closure, iter_payloads
 from memory.parsed import load_parsed
 from memory.ports import Store
 from memory.tables import certificates, denied, entries, forgets
-from memory.values import Attributes, Content, EntryId, JsonValue, Part, TenantId
+from memory.values import Attributes, Content, EntryId, JobId, JsonValue, Part, TenantId
 from service.index import Indexes
 from service.ingest import name_artifacts
 from service.metrics import certificate_seconds, fence_seconds
 from service.payloads import load_vectors
+from service.remember import fresh_keys
+from service.sparing import Cutter, append_rest, spare
 from service.topics import fold_topics
 from service.views import ForgetView, Scope
 from unlearning.certificate import CertificatePayload, Counts, SigningKey, StoreResult, issue_certificate
@@ -71,6 +73,8 @@ class Forgetting:
         engines: Mapping[str, Settle],
         signing_key: SigningKey,
         version: str,
+        cutter: Cutter,
+        wake: Callable[[str], None],
     ) -> None:
         self.kernel = kernel
         self.indexes = indexes
@@ -80,18 +84,24 @@ class Forgetting:
         self.engines = engines
         self.signing_key = signing_key
         self.version = version
+        self.cutter = cutter
+        self.wake = wake
 
     def preview(self, tenant_id: TenantId, scope: Scope) -> ForgetView:
         """Count what a scope would forget now; nothing changes."""
         matches = _compile_scope(scope)
         with self.kernel.database.read() as connection:
             found = self._resolve(connection, tenant_id, scope, matches)
+        left = spare(self.kernel, self.cutter, tenant_id, scope, found)
+        with self.kernel.database.read() as connection:
             closure = find_closure(connection, tenant_id, found)
             rows = connection.execute(
                 sa.select(entries.c.source_id, entries.c.id).where(entries.c.tenant_id == tenant_id)
             )
             sources = {row.source_id for row in rows if row.id in found}
         counts = {"sources": len(sources), "entries": len(found), "artifacts": len(closure)}
+        if scope.takes_parts:
+            counts["kept_in_part"] = len(left)
         return ForgetView(id="", state="previewed", epoch=0, counts=counts)  # type: ignore[arg-type]
 
     def execute(self, tenant_id: TenantId, scope: Scope) -> tuple[ForgetView, str]:
@@ -104,14 +114,28 @@ class Forgetting:
         cards = self.indexes.get(tenant_id).state.cards
         known: dict[EntryId, bool] = {card.row.id: matches(card.row, card.attributes) for card in cards}
         # A header erased by another request in the meantime no longer opens, and is looked at again below.
+        seen: set[EntryId] = set()
         with suppress(ForgottenError), self.kernel.database.read() as connection:
-            self._resolve(connection, tenant_id, scope, matches, known)
-        row = fence(
-            self.kernel,
-            tenant_id,
-            lambda connection: self._resolve(connection, tenant_id, scope, matches, known),
-            digest,
-        )
+            seen = self._resolve(connection, tenant_id, scope, matches, known)
+        left = spare(self.kernel, self.cutter, tenant_id, scope, seen)
+        with fresh_keys(self.kernel, tenant_id, list(left.values())) as fresh:
+            parts = dict(zip(left, fresh.items(), strict=True))
+            opener = self.kernel.vault.opener(tenant_id, fresh)
+            queued: list[JobId] = []
+
+            def keep_rest(connection: sa.Connection, rows: Sequence[EntryRow]) -> int:
+                queued.extend(append_rest(self.kernel, connection, tenant_id, opener, rows, parts))
+                return len(queued)
+
+            row = fence(
+                self.kernel,
+                tenant_id,
+                lambda connection: self._resolve(connection, tenant_id, scope, matches, known),
+                digest,
+                rest=keep_rest if scope.takes_parts else None,
+            )
+        for job_id in queued:
+            self.wake(job_id)
         fence_seconds.observe(time.perf_counter() - started)
         self.indexes.get(tenant_id)  # takes it out of view now, so that no recall need do it
         log.info("fenced", forget_id=row.id, epoch=row.epoch, **row.counts)
@@ -212,6 +236,7 @@ class Forgetting:
             artifacts=erased.artifacts,
             passages=erased.passages,
             keys=keys,
+            kept_in_part=forget.counts.get("kept_in_part", 0),
         )
         certified_us = max(self.kernel.clock(), forget.fenced_us)  # a clock may be set back
         with self.kernel.database.write(alone="certificates") as connection:
@@ -252,7 +277,9 @@ class Forgetting:
             connection.execute(
                 forgets.update()
                 .where(forgets.c.id == forget.id)
-                .values(state="certified", remaining={}, error=None, counts=counts.to_json())
+                .values(
+                    state="certified", remaining={}, error=None, counts={**forget.counts, **counts.to_json()}
+                )
             )
             self.kernel.jobs.finish(connection, [job])
         seconds = (certified_us - forget.fenced_us) / 1_000_000
@@ -316,9 +343,7 @@ class Forgetting:
             log.info("another forget came between; folding again")
 
 
-def _list_parts(
-    connection: sa.Connection, tenant_id: TenantId, found: Collection[EntryId]
-) -> set[EntryId]:
+def _list_parts(connection: sa.Connection, tenant_id: TenantId, found: Collection[EntryId]) -> set[EntryId]:
     """Return the segments of streams that are among these: what was said of a stream stands in each."""
     gone = sa.select(denied.c.entry_id).where(denied.c.tenant_id == tenant_id)
     parts: set[EntryId] = set()
@@ -360,6 +385,8 @@ def _scope_json(scope: Scope) -> JsonValue:
 
     ranged = {"start_ms": scope.start_ms, "end_ms": scope.end_ms}
     told: dict[str, JsonValue] = {name: value for name, value in ranged.items() if value is not None}
+    if scope.speakers:
+        told["speakers"] = list(scope.speakers)
     return told | {
         "ids": list(scope.ids),
         "external_ids": list(scope.external_ids),
@@ -394,19 +421,31 @@ def _compile_scope(scope: Scope) -> Predicate:
         tests.append(
             lambda row, attributes: _within(_instant_us(row, attributes), scope.time_from, scope.time_to)
         )
+    if scope.takes_parts and not (scope.ids or scope.external_ids):
+        raise InvalidInputError("a range or speakers need what they are of, by id", where="scope")
     if scope.start_ms is not None or scope.end_ms is not None:
         start_ms, end_ms = scope.start_ms or 0, scope.end_ms
-        tests.append(lambda _, attributes: _overlaps(attributes.part, start_ms, end_ms))
+        tests.append(lambda row, attributes: _overlaps(row, attributes.part, start_ms, end_ms))
+    if scope.speakers:
+        speakers = frozenset(scope.speakers)
+        tests.append(lambda row, attributes: _says(row, attributes.part, speakers))
     if not tests:
         raise InvalidInputError("give at least one condition; an empty scope forgets nothing", where="scope")
     return lambda row, attributes: all(test(row, attributes) for test in tests)
 
 
-def _overlaps(part: Part | None, start_ms: int, end_ms: int | None) -> bool:
-    """Say whether something of a segment is seen or heard in a range, half-open."""
+def _overlaps(row: EntryRow, part: Part | None, start_ms: int, end_ms: int | None) -> bool:
+    """Say whether something of a segment is seen or heard in a range, half-open; of a document it may be."""
     if part is None:
-        return False
+        return row.kind == "document"
     return (end_ms is None or part.start_ms < end_ms) and max(part.start_ms + 1, part.end_ms) > start_ms
+
+
+def _says(row: EntryRow, part: Part | None, speakers: frozenset[str]) -> bool:
+    """Say whether one of these speaks in a segment; of a document nothing is known."""
+    if part is None and row.kind == "document":
+        raise InvalidInputError("only streams know who speaks; name the document's seconds instead")
+    return part is not None and not speakers.isdisjoint(part.speakers)
 
 
 def _instant_us(row: EntryRow, attributes: Attributes) -> int:

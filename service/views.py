@@ -349,7 +349,14 @@ class Scope:
     user_id: str | None = None
     start_ms: int | None = None
     end_ms: int | None = None
-    """Of streams: what is seen or heard between these, half-open."""
+    """Of streams and recordings: what is seen or heard between these, half-open."""
+    speakers: tuple[str, ...] = ()
+    """Of transcripts: what these say."""
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether it may mean a part of an entry, the rest of which stays."""
+        return bool(self.speakers) or self.start_ms is not None or self.end_ms is not None
 
 
 @dataclass(frozen=True, slots=True)

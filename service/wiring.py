@@ -21,7 +21,7 @@ from memory.errors import ConflictError, CorruptionError, InvalidInputError, Not
 from memory.fence import Fence, InProcessFence
 from memory.jobs import Jobs
 from memory.kernel import Kernel
-from memory.ports import Encoder, Parser, Reader, Speech, Store
+from memory.ports import Encoder, Reader, Store
 from memory.postgres import AdvisoryFence, PostgresDatabase
 from memory.values import TenantId
 from memory.vault import KEY_BYTES, SealedVault
@@ -58,6 +58,7 @@ from service.streams import Streams
 from service.tracing import set_up
 from service.work import Work
 from sources.guard import GuardedParser
+from sources.parse import SourceParser
 from unlearning.certificate import SigningKey
 from unlearning.forget import Purge, Settle
 
@@ -179,13 +180,12 @@ def _open_there(plane: migrations.Plane, url: str) -> Database:
     return database
 
 
-def _make_parser(settings: Settings, speech: Speech | None) -> Parser:
-    guarded = GuardedParser(
+def _make_guarded(settings: Settings) -> GuardedParser:
+    return GuardedParser(
         seconds=settings.parse_seconds,
         memory_bytes=settings.parse_memory_bytes,
         processes=settings.parse_processes,
     )
-    return guarded if speech is None else MediaParser(guarded, speech)
 
 
 def find_device(settings: Settings) -> str | None:
@@ -251,7 +251,7 @@ def build(
     *,
     encoder: Encoder | None = None,
     reader: Reader | None = None,
-    parser: Parser | None = None,
+    parser: SourceParser | None = None,
     kernel: Kernel | None = None,
 ) -> Lethe:
     """Wire a service. Encoder, reader, parser and kernel may be given, as tests do."""
@@ -283,6 +283,7 @@ def build(
         "data": partial(kernel.database.purge, CONTENT_TABLES),
         "keys": partial(_purge_keys, vault.database),
     }
+    guarded = parser or _make_guarded(settings)
     forgetting = Forgetting(
         kernel,
         indexes,
@@ -292,7 +293,10 @@ def build(
         engines=engines,
         signing_key=SigningKey.load(vault.secret("certificates")),
         version=get_version(),
+        cutter=guarded,
+        wake=waker.wake,
     )
+    reading = guarded if speech is None else MediaParser(guarded, speech)
     recaller = Recaller(kernel, indexes, encoder, hierarchy=settings.hierarchy)
     return Lethe(
         kernel=kernel,
@@ -303,7 +307,7 @@ def build(
         streams=Streams(kernel, recaller, waker.wake),
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
         forgetting=forgetting,
-        work=Work(kernel, indexes, forgetting, parser or _make_parser(settings, speech), waker.wake),
+        work=Work(kernel, indexes, forgetting, reading, waker.wake),
         waker=waker,
         stores=(*derived, *truth, ControlFiles()),
         load_reader=loader,

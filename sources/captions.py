@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from html import unescape
 
 from memory.errors import InvalidInputError
-from memory.values import Place
+from memory.values import JsonValue, Place
 from sources.decoding import decode_text
 from sources.outline import Extracted, Turn
 from sources.writer import Writer, one_line
@@ -50,11 +50,7 @@ def extract_captions(body: bytes, charset: str | None) -> Extracted:
     Raises ``InvalidInputError`` when there is no cue with its times.
     """
     text, warnings = decode_text(body, charset)
-    cues = list(_cues(text))
-    if not cues:
-        raise InvalidInputError(
-            "there are no captions in it: no line of times such as 00:01.000 --> 00:04.000"
-        )
+    cues = _list_cues(text)
     return extract_cues(cues, warnings, _title(text))
 
 
@@ -71,6 +67,27 @@ def extract_json_cues(body: bytes, charset: str | None) -> Extracted:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidInputError("this is no list of cues with start_ms, end_ms and text") from error
     return extract_cues(sorted(cues, key=lambda cue: (cue.start_ms, cue.end_ms)))
+
+
+def cut_captions(
+    body: bytes, charset: str | None, spans: Sequence[tuple[int, int]]
+) -> list[dict[str, JsonValue]]:
+    """Return the cues of captions that touch none of these spans of milliseconds, half-open, as JSON.
+
+    Raises what ``extract_captions`` does.
+    """
+    text, _ = decode_text(body, charset)
+    cues = _list_cues(text)
+    return [
+        {"start_ms": cue.start_ms, "end_ms": cue.end_ms, "text": cue.text, "speaker": cue.speaker}
+        for cue in cues
+        if not touches(cue.start_ms, cue.end_ms, spans)
+    ]
+
+
+def touches(start_ms: int, end_ms: int, spans: Sequence[tuple[int, int]]) -> bool:
+    """Say whether a cue is shown in one of these spans; one without a length is, at its moment."""
+    return any(start_ms < until and max(end_ms, start_ms + 1) > since for since, until in spans)
 
 
 def extract_cues(cues: Iterable[Cue], warnings: Sequence[str] = (), title: str | None = None) -> Extracted:
@@ -103,6 +120,15 @@ def _title(text: str) -> str | None:
     """Return what stands beside the signature of a WebVTT file, as in ``WEBVTT - Opening talk``."""
     first = text.split("\n", 1)[0]
     return first[6:].strip(" \t-–:") or None if first.startswith("WEBVTT") else None
+
+
+def _list_cues(text: str) -> list[Cue]:
+    cues = list(_cues(text))
+    if not cues:
+        raise InvalidInputError(
+            "there are no captions in it: no line of times such as 00:01.000 --> 00:04.000"
+        )
+    return cues
 
 
 def _cues(text: str) -> Iterator[Cue]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -9,7 +10,7 @@ from pathlib import PurePath
 from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
 from memory.values import CUES_MEDIA_TYPE, MESSAGES_MEDIA_TYPE, Content, Parsed
 from sources import media_types
-from sources.captions import Cue, extract_captions, extract_cues, extract_json_cues
+from sources.captions import Cue, cut_captions, extract_captions, extract_cues, extract_json_cues
 from sources.chat import extract_json, extract_json_lines, extract_messages
 from sources.code import extract_code
 from sources.decoding import valid_text
@@ -30,7 +31,7 @@ from sources.rtf import extract_rtf
 from sources.spreadsheet import extract_xls, extract_xlsx
 from sources.text import extract_text
 
-__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type", "is_media", "parse_cues"]
+__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type", "has_times", "is_media", "parse_cues"]
 
 _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "text/plain": extract_text,
@@ -63,6 +64,8 @@ _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
 }
 
 SUPPORTED_MEDIA_TYPES = (*_FORMATS, *media_types.MEDIA)
+
+CAPTIONS = ("text/vtt", "application/x-subrip")
 
 NO_SPEECH_MODEL = (
     "there are no captions in it, and no speech model is loaded: set LETHE_SPEECH to whisper-base, add a "
@@ -108,10 +111,14 @@ class SourceParser:
         return tracks.read_sound(content.body) if captions is None else _split(content, captions)
 
     def cut(self, content: Content, spans: Sequence[Span]) -> Cut | None:
-        """Return a video or audio file without what is seen, heard or read in ``spans`` of milliseconds.
+        """Return a recording, or captions, without what is seen, heard or read in ``spans`` of milliseconds.
 
         ``None`` when nothing is left of it. Raises what ``parse_media`` does.
         """
+        media_type, charset = _media_type(content.media_type)
+        if media_type in CAPTIONS:
+            cues = cut_captions(content.body, charset, spans)
+            return Cut(json.dumps(cues).encode(), CUES_MEDIA_TYPE, tuple(spans)) if cues else None
         _expect_media(content)
         from sources.cutting import cut
 
@@ -133,6 +140,11 @@ class SourceParser:
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
+
+
+def has_times(media_type: str) -> bool:
+    """Say whether what it names is seen or heard at a time, so that spans of it can be cut out."""
+    return _media_type(media_type)[0] in (*_MEDIA, *CAPTIONS, CUES_MEDIA_TYPE)
 
 
 def is_media(media_type: str) -> bool:

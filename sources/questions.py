@@ -14,7 +14,7 @@ from typing import Any
 
 from memory.errors import InvalidInputError, UnsupportedMediaError
 from memory.parsed import check_parsed, load_parsed
-from memory.values import Parsed
+from memory.values import CUES_MEDIA_TYPE, Parsed
 from sources.decoding import valid_text
 from sources.media import MAX_SAMPLES, SAMPLE_BYTES, Audio, Clip, Cut, Picture, Span, make_audio
 from sources.media_types import MEDIA as MEDIA_TYPES
@@ -121,8 +121,8 @@ def _expect(answer: Answer, kind: bytes) -> dict[str, Any]:
 
 def _media_type(told: dict[str, Any]) -> str:
     media_type = told["media_type"]
-    if media_type not in MEDIA_TYPES:
-        raise ValueError("a media type of no video or audio file")
+    if media_type not in (*MEDIA_TYPES, CUES_MEDIA_TYPE):
+        raise ValueError("a media type of no recording")
     return str(media_type)
 
 

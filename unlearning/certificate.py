@@ -66,16 +66,20 @@ OUTSIDE_NOT_PROMISED = (
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much the scope's closure held."""
+    """How much the scope's closure held. Of ``kept_in_part`` entries the scope meant a part alone: they went
+    whole, and what was left of each was written down as an entry of its own.
+    """
 
     sources: int
     entries: int
     artifacts: int
     passages: int
     keys: int
+    kept_in_part: int = 0
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {
+        parts: dict[str, JsonValue] = {"kept_in_part": self.kept_in_part} if self.kept_in_part else {}
+        return parts | {
             "sources": self.sources,
             "entries": self.entries,
             "artifacts": self.artifacts,

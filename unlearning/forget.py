@@ -19,7 +19,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from memory.errors import CorruptionError, NotFoundError, UnavailableError
-from memory.journal import list_rows
+from memory.journal import EntryRow, list_rows
 from memory.kernel import Kernel, find_denied
 from memory.ledger import find_closure
 from memory.ports import Store
@@ -105,9 +105,13 @@ Purge = Callable[[], Mapping[str, str]]
 Settle = Callable[[TenantId], Mapping[str, JsonValue]]
 """Has an external engine take removed rows off its storage, and says what that assures and what not."""
 Resolve = Callable[[sa.Connection], set[EntryId]]
+Rest = Callable[[sa.Connection, Sequence[EntryRow]], int]
+"""Writes down what stays of entries that are being denied, and says of how many something does."""
 
 
-def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: str) -> ForgetRow:
+def fence(
+    kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: str, *, rest: Rest | None = None
+) -> ForgetRow:
     """Deny what the scope resolves to and raise the epoch, alone and in one transaction.
 
     When this returns nothing of the scope leaves any more (G0); the erasing is still to be done.
@@ -143,6 +147,9 @@ def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: s
         )
         kernel.jobs.cancel_targets(connection, fresh)
         kernel.jobs.retry_failed(connection, "forget", tenant_id)
+        counts = {"sources": len({row.source_id for row in rows}), "entries": len(fresh)}
+        if rest is not None:
+            counts["kept_in_part"] = rest(connection, rows)
         job = kernel.jobs.add(connection, tenant_id, "forget", [forget_id])[0]
         row = ForgetRow(
             id=forget_id,
@@ -153,7 +160,7 @@ def fence(kernel: Kernel, tenant_id: TenantId, resolve: Resolve, scope_digest: s
             scope_digest=scope_digest,
             requested_us=requested_us,
             fenced_us=max(kernel.clock(), requested_us),  # a clock may be set back
-            counts={"sources": len({row.source_id for row in rows}), "entries": len(fresh)},
+            counts=counts,
             remaining={"entries": len(fresh)},
             error=None,
         )
