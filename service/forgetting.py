@@ -236,7 +236,6 @@ class Forgetting:
             artifacts=erased.artifacts,
             passages=erased.passages,
             keys=keys,
-            kept_in_part=forget.counts.get("kept_in_part", 0),
         )
         certified_us = max(self.kernel.clock(), forget.fenced_us)  # a clock may be set back
         with self.kernel.database.write(alone="certificates") as connection:

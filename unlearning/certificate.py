@@ -66,20 +66,16 @@ OUTSIDE_NOT_PROMISED = (
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much the scope's closure held. Of ``kept_in_part`` entries the scope meant a part alone: they went
-    whole, and what was left of each was written down as an entry of its own.
-    """
+    """How much the scope's closure held."""
 
     sources: int
     entries: int
     artifacts: int
     passages: int
     keys: int
-    kept_in_part: int = 0
 
     def to_json(self) -> dict[str, JsonValue]:
-        parts: dict[str, JsonValue] = {"kept_in_part": self.kept_in_part} if self.kept_in_part else {}
-        return parts | {
+        return {
             "sources": self.sources,
             "entries": self.entries,
             "artifacts": self.artifacts,
