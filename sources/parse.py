@@ -30,7 +30,7 @@ from sources.rtf import extract_rtf
 from sources.spreadsheet import extract_xls, extract_xlsx
 from sources.text import extract_text
 
-__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type", "is_media", "parse_cues"]
+__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type", "is_media", "is_timed", "parse_cues"]
 
 _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "text/plain": extract_text,
@@ -70,6 +70,7 @@ NO_SPEECH_MODEL = (
 )
 
 _MEDIA = frozenset((*media_types.MEDIA, *media_types.MEDIA_ALIASES))
+_CAPTIONS = frozenset(("text/vtt", "application/x-subrip", CUES_MEDIA_TYPE))
 
 
 class SourceParser:
@@ -115,6 +116,11 @@ class SourceParser:
 def is_media(media_type: str) -> bool:
     """Say whether it names a container of moving pictures or sound."""
     return _media_type(media_type)[0] in _MEDIA
+
+
+def is_timed(media_type: str) -> bool:
+    """Say whether it names what is said at known times: media and captions."""
+    return _media_type(media_type)[0] in _MEDIA | _CAPTIONS
 
 
 def parse_cues(
