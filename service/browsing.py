@@ -219,7 +219,8 @@ class Browser:
         if section:
             parent: str | None = _section_above(card, parsed, section)
         else:
-            names = name_artifacts(self._kernel, self._indexes.recipes, self._tenant, card.row.id)
+            recipes = self._indexes.recipes
+            names = name_artifacts(self._kernel, recipes, self._tenant, card.row.id, timed=card.timed)
             parent = self._find_above(names.nodes)
         return NodeView(
             id=_section_id(card, section),

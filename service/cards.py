@@ -26,6 +26,8 @@ class Card:
     first_row: int
     passages: int
     nodes: tuple[NodeOutline, ...]
+    timed: bool = False
+    """Of media or captions."""
 
 
 def dump_card(card: Card) -> bytes:
@@ -40,6 +42,7 @@ def dump_card(card: Card) -> bytes:
             "said": attributes_json(card.attributes),
             "title": card.title,
             "nodes": [[node.section, node.passages, node.summary, node.code] for node in card.nodes],
+            **({"timed": True} if card.timed else {}),
         },
         option=orjson.OPT_SORT_KEYS,
     )
@@ -56,7 +59,9 @@ def load_card(raw: bytes, first_row: int, passages: int) -> Card:
     row = EntryRow(
         EntryId(entry_id), SourceId(source_id), kind, recorded_us, external_key, content_key, *stream_id
     )
-    return Card(row, read_attributes(found["said"]), found["title"], first_row, passages, nodes)
+    return Card(
+        row, read_attributes(found["said"]), found["title"], first_row, passages, nodes, "timed" in found
+    )
 
 
 class SavedCards:

@@ -28,7 +28,7 @@ from memory.ports import Store
 from memory.tables import certificates, denied, entries, forgets
 from memory.values import Attributes, Content, EntryId, JobId, JsonValue, Part, TenantId
 from service.index import Indexes
-from service.ingest import name_artifacts
+from service.ingest import list_names
 from service.metrics import certificate_seconds, fence_seconds
 from service.payloads import load_vectors
 from service.remember import fresh_keys
@@ -290,25 +290,27 @@ class Forgetting:
     def iter_texts(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> Iterable[str]:
         """Yield the words of entries: the body as it came where it is text, and what was parsed from it."""
         for entry_id in entry_ids:
-            parse = name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id).parse
+            names = list_names(self.kernel, self.indexes.recipes, tenant_id, entry_id)
             with self.kernel.database.read() as connection:
                 opener = self.kernel.vault.opener(tenant_id, [entry_id])
                 content = get_content(connection, opener, entry_id)
-                payloads = dict(iter_payloads(connection, self.kernel.vault, tenant_id, [parse]))
+                parsed = [each.parse for each in names]
+                payloads = dict(iter_payloads(connection, self.kernel.vault, tenant_id, parsed))
             if content is not None:
                 yield content.body.decode("utf-8", "ignore")
                 yield from _attribute_texts(content)
-            if parse in payloads:
-                yield load_parsed(payloads[parse]).text
+            for payload in payloads.values():
+                yield load_parsed(payload).text
 
     def iter_vectors(
         self, tenant_id: TenantId, entry_ids: Sequence[EntryId]
     ) -> Iterable[npt.NDArray[np.float32]]:
         """Yield the vectors of entries."""
         for entry_id in entry_ids:
-            name = name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id).vectors
+            found = list_names(self.kernel, self.indexes.recipes, tenant_id, entry_id)
+            names = [each.vectors for each in found]
             with self.kernel.database.read() as connection:
-                for _, payload in iter_payloads(connection, self.kernel.vault, tenant_id, [name]):
+                for _, payload in iter_payloads(connection, self.kernel.vault, tenant_id, names):
                     yield load_vectors(payload, self.indexes.encoder.space.dimension)
 
     def iter_surviving(self, tenant_id: TenantId) -> tuple[Iterable[str], Iterable[npt.NDArray[np.float32]]]:

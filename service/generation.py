@@ -55,6 +55,7 @@ class Indexable:
     parsed: Parsed
     vectors: Vectors
     nodes: tuple[NodeOutline, ...]
+    timed: bool = False
 
 
 class Generation:
@@ -159,7 +160,8 @@ class Generation:
             title = entry.attributes.title or entry.parsed.title
             if title:
                 self.titles.add(ordinal, title)
-            cards.append(Card(entry.row, entry.attributes, title, next_row, passages, nodes))
+            card = Card(entry.row, entry.attributes, title, next_row, passages, nodes, entry.timed)
+            cards.append(card)
             next_row += passages + len(nodes)
         if vectors:
             self.vectors.add(np.arange(first_row, next_row), np.concatenate(vectors))

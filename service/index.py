@@ -307,6 +307,8 @@ class Indexes:
         space = self.encoder.space
         recipes = [self.recipes.parse, self.recipes.vectors, self.recipes.nodes, self.recipes.index]
         versions: list[JsonValue] = [f"{recipe.name} {recipe.version}" for recipe in recipes]
+        # What hears changes texts of recordings under no other version.
+        versions.append(self.recipes.timed.digest.hex())
         return canonical_json([FORMAT, space.digest, space.numeric_class, versions]).decode()
 
     def rewrite(self, tenant_id: TenantId, *, anew: bool = False) -> None:

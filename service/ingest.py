@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from embedding.codes import encode_codes
@@ -30,13 +30,18 @@ from memory.values import (
 )
 from retrieval.hierarchy import Sum, fold_nodes, unit
 from service.payloads import NodeOutline, dump_nodes, dump_vectors
+from sources.parse import is_timed
 
 
 @dataclass(frozen=True, slots=True)
 class Recipes:
-    """The recipes of this installation; a change of model changes the names of what it makes."""
+    """The recipes of this installation; a change of model changes the names of what it makes.
+
+    ``timed`` is what parses media and captions, ``parse`` all else: what hears speech names nothing of texts.
+    """
 
     parse: Recipe
+    timed: Recipe
     vectors: Recipe
     nodes: Recipe
     topics: Recipe
@@ -56,7 +61,8 @@ class Recipes:
             {} if speech is None else {"speech": speech.name, "speech_digest": speech.digest}
         )
         return cls(
-            parse=Recipe("parse", 2, heard),
+            parse=Recipe("parse", 2),
+            timed=Recipe("timed", 1, heard),
             vectors=Recipe("vectors", 1, parameters),
             nodes=Recipe("nodes", 1, parameters),
             topics=Recipe("topics", 2, parameters),
@@ -73,11 +79,22 @@ class Names:
     nodes: ArtifactName
 
 
-def name_artifacts(kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId) -> Names:
-    """Return the names of what this entry's recipes make."""
-    parse = artifact_name(kernel.vault, tenant_id, recipes.parse, [entry_id])
+def name_artifacts(
+    kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId, *, timed: bool = False
+) -> Names:
+    """Return the names of what this entry's recipes make; ``timed`` for media and captions."""
+    parse = artifact_name(kernel.vault, tenant_id, recipes.timed if timed else recipes.parse, [entry_id])
     vectors = artifact_name(kernel.vault, tenant_id, recipes.vectors, [parse])
     return Names(parse, vectors, artifact_name(kernel.vault, tenant_id, recipes.nodes, [parse, vectors]))
+
+
+def list_names(kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId) -> tuple[Names, ...]:
+    """Return the names that an entry's artifacts may have, where it is not known whether it is timed.
+
+    Only one of them are there, but for the time between a change of recipes and the end of the rebuilding:
+    then what is timed comes first.
+    """
+    return tuple(name_artifacts(kernel, recipes, tenant_id, entry_id, timed=timed) for timed in (True, False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +105,7 @@ class Derived:
     parsed: Parsed
     vectors: Vectors
     nodes: tuple[NodeOutline, ...]
+    timed: bool = False
 
 
 def embedding_text(parsed: Parsed, index: int) -> str:
@@ -103,8 +121,10 @@ def node_code(total: Sum) -> str:
     return code.hex()
 
 
-def derive(parsed: Mapping[EntryId, Parsed], encoder: Encoder) -> list[Derived]:
-    """Encode parsed entries in one go and fold each one's tree."""
+def derive(
+    parsed: Mapping[EntryId, Parsed], encoder: Encoder, timed: Collection[EntryId] = ()
+) -> list[Derived]:
+    """Encode parsed entries in one go and fold each one's tree; ``timed`` are those of media and captions."""
     texts = [
         embedding_text(entry, index) for entry in parsed.values() for index in range(len(entry.passages))
     ]
@@ -118,7 +138,7 @@ def derive(parsed: Mapping[EntryId, Parsed], encoder: Encoder) -> list[Derived]:
             NodeOutline(node.section, node.passages, node.summary, node_code(node.total))
             for node in fold_nodes(entry, own)
         )
-        made.append(Derived(entry_id, entry, own, nodes))
+        made.append(Derived(entry_id, entry, own, nodes, entry_id in timed))
     return made
 
 
@@ -128,10 +148,11 @@ def to_artifacts(
     """Return the artifacts of derived entries, each sealed under its entry's key."""
     artifacts: list[Artifact] = []
     for derived in made:
-        names = name_artifacts(kernel, recipes, tenant_id, derived.entry_id)
+        names = name_artifacts(kernel, recipes, tenant_id, derived.entry_id, timed=derived.timed)
         under = derived.entry_id
+        parse = recipes.timed if derived.timed else recipes.parse
         artifacts += [
-            Artifact(names.parse, recipes.parse.name, (under,), dump_parsed(derived.parsed), under),
+            Artifact(names.parse, parse.name, (under,), dump_parsed(derived.parsed), under),
             Artifact(
                 names.vectors, recipes.vectors.name, (names.parse,), dump_vectors(derived.vectors), under
             ),
@@ -149,9 +170,10 @@ def to_artifacts(
 @dataclass(slots=True)
 class Read:
     """What was read of contents, why the rest could not be, and how many that were: those of them that came
-    first."""
+    first. ``timed`` are media and captions."""
 
     parsed: dict[EntryId, Parsed] = field(default_factory=dict)
+    timed: set[EntryId] = field(default_factory=set)
     refused: dict[EntryId, LetheError] = field(default_factory=dict)
     count: int = 0
 
@@ -166,6 +188,8 @@ def parse_contents(
         if content is not None:
             try:
                 read.parsed[entry_id] = _parse(parser, content)
+                if is_timed(content.media_type):
+                    read.timed.add(entry_id)
             except LetheError as error:
                 read.refused[entry_id] = error
         if time.monotonic() > late:

@@ -17,6 +17,7 @@ from service.generation import Indexable, list_words
 from service.ingest import Recipes, name_artifacts
 from service.payloads import load_nodes, load_vectors
 from service.state import State
+from sources.parse import is_timed
 
 BATCH = 256
 
@@ -32,29 +33,30 @@ def iter_indexable(
 def _load(
     kernel: Kernel, recipes: Recipes, dimension: int, tenant_id: TenantId, entry_ids: Sequence[EntryId]
 ) -> list[Indexable]:
-    names = {entry_id: name_artifacts(kernel, recipes, tenant_id, entry_id) for entry_id in entry_ids}
     with kernel.database.read() as connection:
         hidden = find_denied(connection, tenant_id, entry_ids)
         open_ids = [entry_id for entry_id in entry_ids if entry_id not in hidden]
-        wanted = [
-            name
-            for entry_id in open_ids
-            for name in (names[entry_id].parse, names[entry_id].nodes, names[entry_id].vectors)
-        ]
-        payloads = dict(iter_payloads(connection, kernel.vault, tenant_id, wanted))
         headers = {
-            row.id: (row, header.attributes)
+            row.id: (row, header)
             for row, header in iter_headers(connection, kernel.vault, tenant_id, open_ids)
         }
+        names = {
+            entry_id: name_artifacts(kernel, recipes, tenant_id, entry_id, timed=is_timed(header.media_type))
+            for entry_id, (_, header) in headers.items()
+        }
+        wanted = [name for mine in names.values() for name in (mine.parse, mine.nodes, mine.vectors)]
+        payloads = dict(iter_payloads(connection, kernel.vault, tenant_id, wanted))
     return [
         Indexable(
-            *headers[entry_id],
+            row,
+            header.attributes,
             load_parsed(payloads[mine.parse]),
             load_vectors(payloads[mine.vectors], dimension),
             load_nodes(payloads[mine.nodes]),
+            is_timed(header.media_type),
         )
-        for entry_id, mine in ((entry_id, names[entry_id]) for entry_id in open_ids)
-        if entry_id in headers and {mine.parse, mine.vectors, mine.nodes} <= payloads.keys()
+        for row, header, mine in ((*headers[i], names[i]) for i in open_ids if i in headers)
+        if {mine.parse, mine.vectors, mine.nodes} <= payloads.keys()
     ]
 
 
@@ -72,7 +74,10 @@ def add_words(
     """
     for batch in chunked(ordinals, BATCH):
         cards = [state.cards[at] for at in batch]
-        names = {card.row.id: name_artifacts(kernel, recipes, tenant_id, card.row.id).parse for card in cards}
+        names = {
+            card.row.id: name_artifacts(kernel, recipes, tenant_id, card.row.id, timed=card.timed).parse
+            for card in cards
+        }
         with kernel.database.read() as connection:
             payloads = dict(iter_payloads(connection, kernel.vault, tenant_id, list(names.values())))
         for card in cards:

@@ -26,7 +26,7 @@ from retrieval.distinct import distinct
 from retrieval.rank import Question, Ranked, rank
 from service.generation import Generation
 from service.index import Indexes
-from service.ingest import name_artifacts
+from service.ingest import Names, list_names
 from service.metrics import observe_stages
 from service.state import PASSAGE, State, filter_entries
 from service.views import Recalled, RecallHit, Span
@@ -114,15 +114,23 @@ class Recaller:
 
     def load_parsed(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> Mapping[EntryId, Parsed]:
         """Return the parsed texts of those entries that can still be read."""
-        names = {
-            name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id).parse: entry_id
-            for entry_id in entry_ids
-        }
         with self.kernel.database.read() as connection:
             hidden = find_denied(connection, tenant_id, entry_ids)
-            wanted = [name for name, entry_id in names.items() if entry_id not in hidden]
-            payloads = iter_payloads(connection, self.kernel.vault, tenant_id, wanted)
-            return {names[name]: load_parsed(payload) for name, payload in payloads}
+            names = {
+                entry_id: [each.parse for each in self._list_names(tenant_id, entry_id)]
+                for entry_id in entry_ids
+                if entry_id not in hidden
+            }
+            wanted = [name for mine in names.values() for name in mine]
+            payloads = dict(iter_payloads(connection, self.kernel.vault, tenant_id, wanted))
+        found = {
+            entry_id: next((payloads[name] for name in mine if name in payloads), None)
+            for entry_id, mine in names.items()
+        }
+        return {i: load_parsed(payload) for i, payload in found.items() if payload is not None}
+
+    def _list_names(self, tenant_id: TenantId, entry_id: EntryId) -> tuple[Names, ...]:
+        return list_names(self.kernel, self.indexes.recipes, tenant_id, entry_id)
 
 
 class Texts:

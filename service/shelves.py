@@ -36,6 +36,7 @@ from memory.values import EntryId, JsonValue, PassageId, TenantId
 from service.index import Indexes
 from service.metrics import kv_lookups_total
 from service.shelf_files import Found, Kept, SealedFiles
+from service.state import State
 
 log = structlog.get_logger()
 
@@ -116,8 +117,11 @@ class Shelves:
             kept = found.kept
             if kept is None:
                 return False
-            names = [self._name(kept.tenant_id, recipe, kept.entry_id, kept.index) for recipe in recipes]
-            return kept not in names
+            return kept not in [
+                self._name(kept.tenant_id, recipe, kept.entry_id, kept.index, timed=timed)
+                for recipe in recipes
+                for timed in (True, False)
+            ]
 
         for tenant_id in self.files.list_tenants():
             self.files.delete(tenant_id, is_stale)
@@ -135,8 +139,8 @@ class Shelves:
         """Return what is held of those passages that may be read now, unpacked."""
         if self.off is not None or not passages:
             return {}
-        wanted = {passage: self._parse(tenant_id, recipe, passage) for passage in passages}
-        emptied = self._follow(tenant_id)
+        emptied, state = self._follow(tenant_id)
+        wanted = {passage: self._parse(tenant_id, recipe, passage, state) for passage in passages}
         with shared(self.kernel.fence, tenant_id):
             readable = self._list_readable(tenant_id, {kept.entry_id for kept in wanted.values()})
             asked = {passage: kept for passage, kept in wanted.items() if kept.entry_id in readable}
@@ -167,8 +171,8 @@ class Shelves:
         """Keep a payload in memory, and on disk where there is room or it was here a short while ago."""
         if self.off is not None:
             return
-        kept = self._parse(tenant_id, recipe, passage)
-        emptied = self._follow(tenant_id)
+        emptied, state = self._follow(tenant_id)
+        kept = self._parse(tenant_id, recipe, passage, state)
         with shared(self.kernel.fence, tenant_id):
             if not self._list_readable(tenant_id, {kept.entry_id}):
                 return
@@ -209,24 +213,30 @@ class Shelves:
                         self._hold(self._device, kept, made, len(payloads[kept]), emptied)
         return ready
 
-    def _parse(self, tenant_id: TenantId, recipe: Recipe, passage: PassageId) -> Kept:
+    def _parse(self, tenant_id: TenantId, recipe: Recipe, passage: PassageId, state: State) -> Kept:
         entry_id, _, index = passage.partition(".")
         if not (entry_id and index.isdecimal()):
             raise InvalidInputError(f"{passage!r} is no passage", where="passage")
-        return self._name(tenant_id, recipe, EntryId(entry_id), int(index))
+        ordinal = state.ordinals.get(EntryId(entry_id))
+        timed = ordinal is not None and state.cards[ordinal].timed
+        return self._name(tenant_id, recipe, EntryId(entry_id), int(index), timed=timed)
 
-    def _name(self, tenant_id: TenantId, recipe: Recipe, entry_id: EntryId, index: int) -> Kept:
+    def _name(
+        self, tenant_id: TenantId, recipe: Recipe, entry_id: EntryId, index: int, *, timed: bool
+    ) -> Kept:
         """Return the name of what a recipe makes of a passage, which is a part of what was parsed."""
         vault = self.kernel.vault
         of_passage = Recipe(recipe.name, recipe.version, {"of": recipe.digest.hex(), "passage": index})
-        parsed = artifact_name(vault, tenant_id, self.indexes.recipes.parse, [entry_id])
+        recipes = self.indexes.recipes
+        parsed = artifact_name(vault, tenant_id, recipes.timed if timed else recipes.parse, [entry_id])
         return Kept(tenant_id, entry_id, index, artifact_name(vault, tenant_id, of_passage, [parsed]))
 
-    def _follow(self, tenant_id: TenantId) -> int:
-        """Count as a process that holds something of the tenant; return what ``_hold`` asks for."""
+    def _follow(self, tenant_id: TenantId) -> tuple[int, State]:
+        """Count as a process that holds something of the tenant; return what ``_hold`` asks for, and the
+        newest view.
+        """
         emptied = self._emptied
-        self.indexes.get(tenant_id)
-        return emptied
+        return emptied, self.indexes.get(tenant_id).state
 
     def _list_readable(self, tenant_id: TenantId, entry_ids: Set[EntryId]) -> set[EntryId]:
         """Return which of these entries are there and not denied. Called while the fence is held."""

@@ -23,7 +23,7 @@ from service.remember import INGEST
 from service.views import Scope
 from sources.captions import touches
 from sources.media import Cut, Span
-from sources.parse import has_times
+from sources.parse import is_timed
 
 END_MS = 1 << 53
 """Later than any recording."""
@@ -50,7 +50,7 @@ def spare(
     left: dict[EntryId, Content] = {}
     for row, header in found:
         part = header.attributes.part
-        if not has_times(header.media_type):
+        if not is_timed(header.media_type):
             if part is not None or row.kind == "stream":
                 continue  # of a segment that tells no times all goes
             raise InvalidInputError(

@@ -147,6 +147,10 @@ class _Sources:
         times = [time_of(card) for card in cards]
         return _Tally(add_units(units), len(ids), sum(c.passages for c in cards), min(times), max(times))
 
+    def is_timed(self, source_id: str) -> bool:
+        """Say whether a source is media or captions."""
+        return self._state.cards[self._ordinals[source_id]].timed
+
     def is_still(self, source_id: str, entry_id: str) -> bool:
         """Say whether a source is in the version that it was in."""
         return self.entries.get(source_id) == entry_id
@@ -211,7 +215,9 @@ def _to_artifacts(
         inputs: list[str] = []
         if name is None:
             inputs = [
-                name_artifacts(kernel, indexes.recipes, tenant_id, entry_id).nodes
+                name_artifacts(
+                    kernel, indexes.recipes, tenant_id, entry_id, timed=sources.is_timed(member)
+                ).nodes
                 if topic.level == 1
                 else names[topic.level - 1, member]
                 for member, entry_id in zip(topic.members, entries, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple
 from functools import partial
 
@@ -23,7 +23,15 @@ from memory.ports import Parser
 from memory.values import Content, EntryId, JobId, JsonValue, TenantId
 from service.forgetting import Forgetting
 from service.index import Indexes
-from service.ingest import derive, name_artifacts, parse_contents, to_artifacts
+from service.ingest import (
+    Derived,
+    Names,
+    derive,
+    list_names,
+    name_artifacts,
+    parse_contents,
+    to_artifacts,
+)
 from service.leases import Leases
 from service.metrics import jobs_total, passages_total
 from service.remember import INGEST
@@ -166,14 +174,14 @@ class Work:
         read = parse_contents(self.parser, contents, seconds=READ_SECONDS)
         more, batch = read.count < len(batch), batch[: read.count]
         jobs = {EntryId(job.target): job for job in batch}
-        made = derive(read.parsed, self.indexes.encoder)
+        made = derive(read.parsed, self.indexes.encoder, read.timed)
         kernel.jobs.extend(batch, 0.9)
         with kernel.commit(tenant_id, list(jobs)) as commit:
             kept = [derived for derived in made if derived.entry_id not in commit.denied]
             artifacts = to_artifacts(kernel, self.indexes.recipes, tenant_id, kept)
             put(commit.connection, kernel.vault, tenant_id, artifacts)
             ids = [derived.entry_id for derived in kept]
-            self._link_to_index(commit.connection, tenant_id, ids)
+            self._link_to_index(commit.connection, tenant_id, kept)
             record_changes(commit.connection, tenant_id, ids, "indexed")
             kernel.jobs.finish(commit.connection, [jobs[entry_id] for entry_id in ids])
             kernel.jobs.cancel_targets(commit.connection, sorted(commit.denied))
@@ -208,15 +216,14 @@ class Work:
                 content = None if hidden else get_content(connection, opener, entry_id)
             yield entry_id, content
 
-    def _link_to_index(
-        self, connection: sa.Connection, tenant_id: TenantId, entry_ids: Sequence[EntryId]
-    ) -> None:
+    def _link_to_index(self, connection: sa.Connection, tenant_id: TenantId, made: Sequence[Derived]) -> None:
         index = self.indexes.name_index(tenant_id)
-        names = [
-            name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id).vectors
-            for entry_id in entry_ids
-        ]
+        names = [self._name(tenant_id, derived).vectors for derived in made]
         add_edges(connection, tenant_id, [(index, name) for name in names])
+
+    def _name(self, tenant_id: TenantId, derived: Derived) -> Names:
+        recipes = self.indexes.recipes
+        return name_artifacts(self.kernel, recipes, tenant_id, derived.entry_id, timed=derived.timed)
 
     def _refuse(self, tenant_id: TenantId, job: Job, entry_id: EntryId, error: LetheError) -> None:
         """Fail a job whose content cannot be read, and take the content back: nothing stays by halves."""
@@ -267,37 +274,40 @@ class Work:
         before = digest_content(self.forgetting.derived, tenant_id)
         with self.kernel.database.read() as connection:
             everything = list_entry_ids(connection, tenant_id)
+        wanted: set[str] = set()
         for at, batch in enumerate(chunked(everything, INGEST_BATCH)):
-            self._derive_again(tenant_id, batch)
+            wanted |= self._derive_again(tenant_id, batch)
             self.kernel.jobs.extend([job], min(0.9, at * INGEST_BATCH / max(1, len(everything))))
-        self._drop_stale(tenant_id, everything)
+        self._drop_stale(tenant_id, everything, wanted)
         self.indexes.rewrite(tenant_id, anew=True)
         self._fold(job, anew=True)
         # Different after a change of recipe, or when something was lost or not folded yet; else a defect.
         same = digest_content(self.forgetting.derived, tenant_id) == before
         log.info("rebuilt", entries=len(everything), same_content=same)
 
-    def _derive_again(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
+    def _derive_again(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> set[str]:
+        """Derive entries by today's recipes; return the names of what these make of them."""
         read = parse_contents(self.parser, self._iter_contents(tenant_id, entry_ids))
         for entry_id, error in read.refused.items():
             log.warning("entry cannot be read again", entry_id=entry_id, error=type(error).__name__)
-        made = derive(read.parsed, self.indexes.encoder)
+        made = derive(read.parsed, self.indexes.encoder, read.timed)
         with self.kernel.commit(tenant_id, entry_ids) as commit:
             kept = [derived for derived in made if derived.entry_id not in commit.denied]
             artifacts = to_artifacts(self.kernel, self.indexes.recipes, tenant_id, kept)
             put(commit.connection, self.kernel.vault, tenant_id, artifacts)
-            self._link_to_index(commit.connection, tenant_id, [derived.entry_id for derived in kept])
+            self._link_to_index(commit.connection, tenant_id, kept)
+        # Of what could not be made again, whatever today's recipes made before.
+        left = set(entry_ids) - {derived.entry_id for derived in kept}
+        names = [self._name(tenant_id, derived) for derived in kept]
+        for entry_id in left:
+            names += list_names(self.kernel, self.indexes.recipes, tenant_id, entry_id)
+        return {name for each in names for name in astuple(each)}
 
-    def _drop_stale(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
+    def _drop_stale(self, tenant_id: TenantId, entry_ids: Sequence[EntryId], wanted: Set[str]) -> None:
         """Delete what other recipes made of these entries: an earlier model's vectors, say."""
-        wanted = {
-            name
-            for entry_id in entry_ids
-            for name in astuple(name_artifacts(self.kernel, self.indexes.recipes, tenant_id, entry_id))
-        }
         recipes, ours = self.indexes.recipes, frozenset[str](entry_ids)
         with self.kernel.database.write(alone=tenant_id) as connection:
-            for recipe in (recipes.parse, recipes.vectors, recipes.nodes):
+            for recipe in (recipes.parse, recipes.timed, recipes.vectors, recipes.nodes):
                 there = list_artifacts(connection, tenant_id, recipe.name)
                 # Entries that came since are none of ours: what was made of them is not stale.
                 stale = {name for name, under in there if under in ours} - wanted

@@ -31,7 +31,7 @@ from sources.rtf import extract_rtf
 from sources.spreadsheet import extract_xls, extract_xlsx
 from sources.text import extract_text
 
-__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type", "has_times", "is_media", "parse_cues"]
+__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type", "is_media", "is_timed", "parse_cues"]
 
 _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "text/plain": extract_text,
@@ -65,14 +65,13 @@ _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
 
 SUPPORTED_MEDIA_TYPES = (*_FORMATS, *media_types.MEDIA)
 
-CAPTIONS = ("text/vtt", "application/x-subrip")
-
 NO_SPEECH_MODEL = (
     "there are no captions in it, and no speech model is loaded: set LETHE_SPEECH to whisper-base, add a "
     "subtitle track, or send its captions as WebVTT or SRT"
 )
 
 _MEDIA = frozenset((*media_types.MEDIA, *media_types.MEDIA_ALIASES))
+_CAPTIONS = frozenset(("text/vtt", "application/x-subrip", CUES_MEDIA_TYPE))
 
 
 class SourceParser:
@@ -116,7 +115,7 @@ class SourceParser:
         ``None`` when nothing is left of it. Raises what ``parse_media`` does.
         """
         media_type, charset = _media_type(content.media_type)
-        if media_type in CAPTIONS:
+        if media_type in _CAPTIONS:
             cues = cut_captions(content.body, charset, spans)
             return Cut(json.dumps(cues).encode(), CUES_MEDIA_TYPE, tuple(spans)) if cues else None
         _expect_media(content)
@@ -142,11 +141,6 @@ class SourceParser:
         """Do nothing: nothing is held."""
 
 
-def has_times(media_type: str) -> bool:
-    """Say whether what it names is seen or heard at a time, so that spans of it can be cut out."""
-    return _media_type(media_type)[0] in (*_MEDIA, *CAPTIONS, CUES_MEDIA_TYPE)
-
-
 def is_media(media_type: str) -> bool:
     """Say whether it names a container of moving pictures or sound."""
     return _media_type(media_type)[0] in _MEDIA
@@ -155,6 +149,11 @@ def is_media(media_type: str) -> bool:
 def _expect_media(content: Content) -> None:
     if not is_media(content.media_type):
         raise UnsupportedMediaError(content.media_type, media_types.MEDIA)
+
+
+def is_timed(media_type: str) -> bool:
+    """Say whether it names what is said at known times: media and captions."""
+    return _media_type(media_type)[0] in _MEDIA | _CAPTIONS
 
 
 def parse_cues(

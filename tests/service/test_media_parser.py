@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import wave
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,16 +12,12 @@ from embedding.models import ModelStore
 from memory.errors import InvalidInputError, NotFoundError
 from memory.ports import Samples
 from memory.values import Content, Parsed, Transcript, Utterance
-from service.ingest import Recipes
 from service.media import MediaParser
 from service.models import make_speech
 from service.settings import Settings
 from sources.captions import Cue
 from sources.media import RATE, Audio
 from sources.parse import SourceParser, parse_cues
-
-if TYPE_CHECKING:
-    from tests.service.harness import House
 
 VIDEO = Content("document", "video/mp4", b"of no matter", filename="talk.mp4")
 SAID = (Utterance(1_000, 2_500, "A spectre is haunting Europe."), Utterance(9_000, 9_900, "Workers, unite!"))
@@ -117,14 +112,6 @@ def test_closing_closes_both() -> None:
     source, speech = FakeSource(SOUND), FakeSpeech()
     MediaParser(source, speech).close()
     assert source.closed and speech.closed
-
-
-def test_the_recipe_names_what_hears(house: House) -> None:
-    plain = Recipes.of(house.encoder)
-    heard = Recipes.of(house.encoder, FakeSpeech())
-    assert heard.parse.parameters == {"speech": "fake", "speech_digest": "f" * 64}
-    assert plain.parse.digest != heard.parse.digest
-    assert plain.vectors == heard.vectors
 
 
 def test_the_setting_chooses_what_hears_and_fetches_nothing(tmp_path: Path) -> None:

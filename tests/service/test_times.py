@@ -9,8 +9,10 @@ import pytest
 
 from api.replies import answer_reply, recall_reply
 from embedding.encoder import TextEncoder
-from memory.values import Attributes, Content
+from memory.values import Attributes, Content, EntryId, Part, Place, SourceId
+from service.ingest import parse_contents
 from sources.captions import Cue, _cues
+from sources.parse import SourceParser
 from tests.service.harness import TENANT, House
 
 SRT = Path(__file__).parents[3] / "shared" / "data" / "video" / "manifesto.srt"
@@ -63,6 +65,16 @@ def test_an_explanation_shows_the_seconds_of_each_piece(home: House) -> None:
     for piece in answered.explanation.shown:
         place = piece.span.place
         assert place is not None and (place.first, place.last) == (0, cues[-1].end_ms)
+
+
+def test_times_of_a_segment_are_its_streams(tmp_path: Path) -> None:
+    body, cues = write_captions()
+    part = Part(SourceId("s"), 3, 600_000, 630_000)
+    segment = Content("segment", "text/vtt", body, Attributes(part=part))
+    parsed = parse_contents(SourceParser(), [(EntryId("e"), segment)]).parsed[EntryId("e")]
+    start = parsed.text.index("1932")
+    assert parsed.times.find(start, start + 4) == Place("time", 615_000, 619_000)
+    assert parsed.passages[0].place == Place("time", 600_000, 600_000 + cues[-1].end_ms)
 
 
 def test_texts_that_are_not_timed_are_cited_as_before(home: House) -> None:
