@@ -32,6 +32,7 @@ from retrieval.engine_residue import Retention
 from service.access import Access, write_private
 from service.answer import Answerer
 from service.collection_store import CollectionStore
+from service.excerpts import Excerpts
 from service.forgetting import Forgetting
 from service.index import Indexes
 from service.index_store import IndexStore
@@ -57,6 +58,7 @@ from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalS
 from service.tracing import set_up
 from service.work import Work
 from sources.guard import GuardedParser
+from sources.parse import SourceParser
 from unlearning.certificate import SigningKey
 from unlearning.forget import Purge, Settle
 
@@ -179,12 +181,14 @@ def _open_there(plane: migrations.Plane, url: str) -> Database:
 
 
 def _make_parser(settings: Settings, speech: Speech | None) -> Parser:
-    guarded = GuardedParser(
-        seconds=settings.parse_seconds,
-        memory_bytes=settings.parse_memory_bytes,
-        processes=settings.parse_processes,
-    )
+    guarded = _make_guarded(settings, settings.parse_processes)
     return guarded if speech is None else MediaParser(guarded, speech)
+
+
+def _make_guarded(settings: Settings, processes: int) -> GuardedParser:
+    return GuardedParser(
+        seconds=settings.parse_seconds, memory_bytes=settings.parse_memory_bytes, processes=processes
+    )
 
 
 def find_device(settings: Settings) -> str | None:
@@ -293,6 +297,8 @@ def build(
         version=get_version(),
     )
     recaller = Recaller(kernel, indexes, encoder, hierarchy=settings.hierarchy)
+    # A process of its own, begun when it is needed: who looks does not wait for files that are read.
+    cutter = parser if isinstance(parser, SourceParser) else _make_guarded(settings, 1)
     return Lethe(
         kernel=kernel,
         access=Access(kernel, vault.secret("api-keys"), DEFAULT_TENANT),
@@ -300,6 +306,7 @@ def build(
         shelves=shelves,
         recaller=recaller,
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
+        excerpts=Excerpts(kernel, cutter),
         forgetting=forgetting,
         work=Work(kernel, indexes, forgetting, parser or _make_parser(settings, speech), waker.wake),
         waker=waker,
