@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from memory.errors import InvalidInputError, UnsupportedMediaError
+from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
 from memory.parsed import dump_parsed
 from memory.values import Content, Parsed
 from sources.confinement import confine, limit_processor_time
@@ -32,6 +32,7 @@ from sources.questions import (
     FAILED,
     INVALID,
     MEDIA,
+    NOTHING,
     OUT_OF_MEMORY,
     PARSED,
     PICTURE,
@@ -79,7 +80,8 @@ def _answer(parser: SourceParser, request: Frame) -> Answer:
         return tell(UNSUPPORTED, {"media_type": error.media_type, "supported": error.supported})
     except InvalidInputError as error:
         where = None if error.where is None else valid_text(error.where)
-        return tell(INVALID, {"what": valid_text(error.what), "where": where})
+        kind = NOTHING if isinstance(error, NothingToReadError) else INVALID
+        return tell(kind, {"what": valid_text(error.what), "where": where})
     except MemoryError:
         return Answer(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001

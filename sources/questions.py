@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from memory.errors import InvalidInputError, UnsupportedMediaError
+from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
 from memory.parsed import check_parsed, load_parsed
 from memory.values import CUES_MEDIA_TYPE, Parsed
 from sources.decoding import valid_text
@@ -24,7 +24,7 @@ READY, BODY = b"r", b"b"
 CONTENT, MEDIA, CUT, CLIP, PICTURE = b"c", b"v", b"x", b"e", b"j"
 """Questions; the last three are answered in their own kind."""
 PARSED, AUDIO = b"p", b"a"
-INVALID, UNSUPPORTED, OUT_OF_MEMORY, FAILED = b"i", b"u", b"m", b"f"
+INVALID, NOTHING, UNSUPPORTED, OUT_OF_MEMORY, FAILED = b"i", b"n", b"u", b"m", b"f"
 """Answers to all questions: no."""
 MAX_COUNT = 2**53
 """Of milliseconds, or pixels: what JSON can tell."""
@@ -96,14 +96,15 @@ def read_picture(answer: Answer) -> Picture:
 
 def read_refusal(answer: Answer) -> InvalidInputError | None:
     """Return why the content was refused, ``None`` when it was not or for want of memory."""
-    if answer.kind not in (UNSUPPORTED, INVALID, FAILED):
+    if answer.kind not in (UNSUPPORTED, INVALID, NOTHING, FAILED):
         return None
     told = json.loads(answer.told)
     if answer.kind == UNSUPPORTED:
         return UnsupportedMediaError(str(told["media_type"]), tuple(map(str, told["supported"])))
-    if answer.kind == INVALID:
+    if answer.kind in (INVALID, NOTHING):
         where = told["where"]
-        return InvalidInputError(str(told["what"]), where=None if where is None else str(where))
+        refused = NothingToReadError if answer.kind == NOTHING else InvalidInputError
+        return refused(str(told["what"]), where=None if where is None else str(where))
     return InvalidInputError(
         f"the parser failed on it in a way it does not foresee ({told['what']}); please report this"
     )
