@@ -74,6 +74,9 @@ bench-growth: setup-dev ## Recall over HTTP at 10,000, 100,000 and a million pas
 bench-beyond: setup-dev ## Needles in a memory beyond the window, a million tokens; writes bench/results/beyond.json
 	$(BIN)/python -m bench.beyond --tokens 64k,256k,1m --kept $(INDEXES)/beyond
 
+bench-streams: setup-dev ## Feed two hours of film; writes bench/results/streams.json
+	$(BIN)/python -m bench.streams
+
 bench-load: setup-dev ## Load it for ten minutes on SQLite and on PostgreSQL; writes bench/results/load.json
 	$(BIN)/python -m bench.load
 

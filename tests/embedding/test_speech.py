@@ -6,12 +6,12 @@ The weights are fetched by no test: lethe models get whisper-base, or whisper-ti
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.transcribed import list_words, word_error_rate
 from embedding.models import ModelStore, default_cache
 from embedding.speech import WhisperSpeech
 from embedding.utterances import MOST_MS
@@ -23,23 +23,6 @@ from sources.parse import SourceParser
 VIDEO = Path(__file__).parents[3] / "shared" / "data" / "video"
 BOUNDS = {"whisper-base": 0.15, "whisper-tiny.en": 0.15}
 """The share of words that may be wrong; 0013 says what was measured."""
-FIGURES = {"1": "one", "2": "two", "spectre": "specter"}
-
-
-def list_words(text: str) -> list[str]:
-    """Words in small letters without marks; figures and British spelling as the reading has them."""
-    return [FIGURES.get(word, word) for word in re.findall(r"[a-z0-9]+", text.lower().replace("'", ""))]
-
-
-def word_error_rate(told: list[str], heard: list[str]) -> float:
-    """Words to change, put in or take out, by the words that were told (Levenshtein's distance)."""
-    row = list(range(len(heard) + 1))
-    for at, word in enumerate(told, start=1):
-        previous, row[0] = row[0], at
-        for index, other in enumerate(heard, start=1):
-            costs = (previous + (word != other), row[index] + 1, row[index - 1] + 1)
-            previous, row[index] = row[index], min(costs)
-    return row[-1] / len(told)
 
 
 def test_the_word_error_rate_counts_all_three_errors() -> None:
