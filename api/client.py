@@ -21,6 +21,7 @@ import orjson
 from api.client_bodies import (
     AttributeFields,
     DocumentFields,
+    MediaFile,
     MessageFields,
     ScopeFields,
     Upload,
@@ -57,6 +58,7 @@ __all__ = [
     "BusyError",
     "DocumentFields",
     "LetheClient",
+    "MediaFile",
     "MessageFields",
     "ScopeFields",
     "Upload",
@@ -154,6 +156,14 @@ class LetheClient:
         """Return a document with its extracted text."""
         found = self._get(f"/v1/documents/{source_id}", as_of=as_of)
         return cast(SourceReply, found)
+
+    def get_frame(self, source_id: str, at_ms: int) -> MediaFile:
+        """Return what a video shows at a time, as a JPEG."""
+        return self._get_file(f"/v1/sources/{source_id}/frame", at_ms=at_ms)
+
+    def get_clip(self, source_id: str, start_ms: int, end_ms: int) -> MediaFile:
+        """Return an excerpt of a video or recording that plays from 0."""
+        return self._get_file(f"/v1/sources/{source_id}/clip", start_ms=start_ms, end_ms=end_ms)
 
     def iter_documents(self, *, page_size: int = 200) -> Iterator[SourceReply]:
         """Yield every document in its newest version, fetching pages as needed."""
@@ -362,7 +372,15 @@ class LetheClient:
         given = {name: text_of(value) for name, value in parameters.items() if value is not None}
         return self._send("GET", path, idempotent=True, params=given)
 
-    def _send(
+    def _get_file(self, path: str, **parameters: int) -> MediaFile:
+        response = self._exchange("GET", path, idempotent=True, params=parameters)
+        start, end = (int(response.headers[name]) for name in ("lethe-start-ms", "lethe-end-ms"))
+        return MediaFile(response.content, response.headers["content-type"], start, end)
+
+    def _send(self, method: str, path: str, **request: Any) -> Any:
+        return orjson.loads(self._exchange(method, path, **request).content)
+
+    def _exchange(
         self,
         method: str,
         path: str,
@@ -371,14 +389,14 @@ class LetheClient:
         idempotent: bool = False,
         headers: Mapping[str, str] | None = None,
         **request: Any,
-    ) -> Any:
+    ) -> httpx2.Response:
         sent = dict(headers or {})
         timeout = self._timeout_seconds
         if wait is not None:
             sent["prefer"] = f"wait={wait}"
             timeout = max(timeout, wait + WAIT_MARGIN_SECONDS)
 
-        def send() -> Any:
+        def send() -> httpx2.Response:
             for attempt in range(1, ATTEMPTS + 1):
                 with self._reaching():
                     response = self._http.request(method, path, headers=sent, timeout=timeout, **request)
@@ -388,7 +406,7 @@ class LetheClient:
                 time.sleep(pause)
             if response.is_error:
                 raise error_of(response)
-            return orjson.loads(response.content)
+            return response
 
         return _retrying(send) if idempotent else send()
 

@@ -22,6 +22,19 @@ class Upload:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """A file taken out of a video or recording, of which it is what there is between two times.
+
+    A picture is of one time, both being the same.
+    """
+
+    body: bytes
+    media_type: str
+    start_ms: int
+    end_ms: int
+
+
 class AttributeFields(TypedDict, total=False):
     """What may be said about a document or memory, beside its content."""
 

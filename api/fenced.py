@@ -34,6 +34,8 @@ DRAIN_SECONDS = 5.0
 """How long a client may take for one response, or for one event of a stream."""
 
 CHUNK_BYTES = 1 << 16
+PIECE_BYTES = 1 << 18
+"""Of a file, sent within ``DRAIN_SECONDS``."""
 ABORT = "lethe.abort"
 """Key in the ASGI scope of a function that drops the connection with all it has buffered."""
 
@@ -71,6 +73,59 @@ class FencedResponse(Response):
             body = orjson.dumps(self._produce())
             self.headers["content-length"] = str(len(body))
             anyio.from_thread.run(deliver, scope, send, _messages(self.status_code, self.raw_headers, body))
+
+
+class FencedFile(Response):
+    """Bytes sent in pieces, each checked and sent on its own under the fence.
+
+    ``check`` raises when they may not leave: before the first piece that becomes a problem like any other
+    error, later the connection is dropped. A large file to a slow client holds up no forget longer than a
+    piece does.
+    """
+
+    def __init__(
+        self,
+        lethe: Lethe,
+        tenant_id: TenantId,
+        body: bytes,
+        check: Callable[[], None],
+        *,
+        media_type: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-store", **headers}, media_type=media_type)
+        self.headers["content-length"] = str(len(body))
+        self._lethe = lethe
+        self._tenant_id = tenant_id
+        self._body = body
+        self._check = check
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until all is sent or nothing more may be."""
+        await anyio.to_thread.run_sync(self._send, scope, send, limiter=scope["app"].state.fenced_threads)
+
+    def _send(self, scope: Scope, send: Send) -> None:
+        for start in range(0, max(1, len(self._body)), PIECE_BYTES):
+            with self._lethe.reading(self._tenant_id):
+                try:
+                    self._check()
+                except LetheError:
+                    if start == 0:
+                        raise
+                    anyio.from_thread.run(cut_off, scope)
+                    return
+                if not anyio.from_thread.run(deliver, scope, send, self._piece(start)):
+                    return
+        anyio.from_thread.run(deliver, scope, send, [_more(b"", last=True)])
+
+    def _piece(self, start: int) -> list[Message]:
+        first: Message = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        piece = [_more(self._body[start : start + PIECE_BYTES]), _more(b"")]
+        return piece if start else [first, *piece]
 
 
 class FencedEvents(Response):
@@ -177,6 +232,10 @@ def _messages(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> I
             "more_body": True,
         }
     yield {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+def _more(body: bytes, *, last: bool = False) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": not last}
 
 
 def _event(name: str, data: Any) -> bytes:

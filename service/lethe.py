@@ -28,6 +28,7 @@ from service.access import Access
 from service.answer import Answerer
 from service.browsing import Browser
 from service.cursor import make_cursor, read_cursor
+from service.excerpts import Excerpt, Excerpts
 from service.forgetting import Forgetting
 from service.gauges import Gauges, render
 from service.index import Indexes
@@ -84,6 +85,7 @@ class Lethe:
     recaller: Recaller
     answerer: Answerer
     streams: Streams
+    excerpts: Excerpts
     forgetting: Forgetting
     work: Work
     waker: Waker
@@ -207,6 +209,7 @@ class Lethe:
         if self._tending is not None:
             self._tending.stop()
         self.work.parser.close()
+        self.excerpts.close()
         self.indexes.presence.stop()
         self.indexes.close()
         self.kernel.fence.close()
@@ -322,6 +325,18 @@ class Lethe:
             limit=limit,
         )
         return Page(tuple(views), None if last is None else make_cursor(*last))
+
+    def get_frame(self, tenant_id: TenantId, source_id: SourceId, at_ms: int) -> Excerpt:
+        """Return what a video shows at a time; to be rechecked while ``reading`` when handed over."""
+        return self.excerpts.get_frame(tenant_id, source_id, at_ms)
+
+    def get_clip(self, tenant_id: TenantId, source_id: SourceId, start_ms: int, end_ms: int) -> Excerpt:
+        """Return an excerpt of a video or recording; to be rechecked while ``reading`` when handed over."""
+        return self.excerpts.get_clip(tenant_id, source_id, start_ms, end_ms)
+
+    def recheck_excerpt(self, tenant_id: TenantId, excerpt: Excerpt) -> None:
+        """Raise ``ForgottenError`` when its source was denied meanwhile."""
+        self.excerpts.recheck(tenant_id, excerpt)
 
     # The hierarchy
 

@@ -160,6 +160,27 @@ def view_source(
     kernel: Kernel, recaller: Recaller, tenant_id: TenantId, source_id: SourceId, *, as_of: datetime | None
 ) -> SourceView:
     """Return a source's newest version, or the one that held at a time, with its text."""
+    found, rank = find_version(kernel, tenant_id, source_id, as_of=as_of)
+    with kernel.database.read() as connection:
+        ((row, header),) = iter_headers(connection, kernel.vault, tenant_id, [found.id])
+    parsed = recaller.load_parsed(tenant_id, [row.id]).get(row.id)
+    view = _source_view(
+        row,
+        header.attributes,
+        rank,
+        title=header.attributes.title or (parsed.title if parsed else None),
+        passages=len(parsed.passages) if parsed else None,
+    )
+    return replace(view, text=parsed.text if parsed else None)
+
+
+def find_version(
+    kernel: Kernel, tenant_id: TenantId, source_id: SourceId, *, as_of: datetime | None = None
+) -> tuple[EntryRow, int]:
+    """Return a source's newest version that is not denied, or the one that held at a time, and its rank.
+
+    Raises ``ForgottenError`` when all that there was is denied, else ``NotFoundError``.
+    """
     with kernel.database.read() as connection:
         versions = list_versions(connection, tenant_id, [source_id])
         hidden = find_denied(connection, tenant_id, [version.id for version in versions])
@@ -171,17 +192,7 @@ def view_source(
     held = [version for version in visible if at is None or version.recorded_us <= at]
     if not held:
         raise NotFoundError("document", source_id)
-    with kernel.database.read() as connection:
-        ((row, header),) = iter_headers(connection, kernel.vault, tenant_id, [held[-1].id])
-    parsed = recaller.load_parsed(tenant_id, [row.id]).get(row.id)
-    view = _source_view(
-        row,
-        header.attributes,
-        visible.index(held[-1]) + 1,
-        title=header.attributes.title or (parsed.title if parsed else None),
-        passages=len(parsed.passages) if parsed else None,
-    )
-    return replace(view, text=parsed.text if parsed else None)
+    return held[-1], visible.index(held[-1]) + 1
 
 
 def _find_tombstone(connection: sa.Connection, tenant_id: TenantId, source_id: str) -> str | None:

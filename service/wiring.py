@@ -32,6 +32,7 @@ from retrieval.engine_residue import Retention
 from service.access import Access, write_private
 from service.answer import Answerer
 from service.collection_store import CollectionStore
+from service.excerpts import Excerpts
 from service.forgetting import Forgetting
 from service.index import Indexes
 from service.index_store import IndexStore
@@ -180,11 +181,9 @@ def _open_there(plane: migrations.Plane, url: str) -> Database:
     return database
 
 
-def _make_guarded(settings: Settings) -> GuardedParser:
+def _make_guarded(settings: Settings, processes: int) -> GuardedParser:
     return GuardedParser(
-        seconds=settings.parse_seconds,
-        memory_bytes=settings.parse_memory_bytes,
-        processes=settings.parse_processes,
+        seconds=settings.parse_seconds, memory_bytes=settings.parse_memory_bytes, processes=processes
     )
 
 
@@ -283,7 +282,7 @@ def build(
         "data": partial(kernel.database.purge, CONTENT_TABLES),
         "keys": partial(_purge_keys, vault.database),
     }
-    guarded = parser or _make_guarded(settings)
+    guarded = parser or _make_guarded(settings, settings.parse_processes)
     forgetting = Forgetting(
         kernel,
         indexes,
@@ -298,6 +297,8 @@ def build(
     )
     reading = guarded if speech is None else MediaParser(guarded, speech)
     recaller = Recaller(kernel, indexes, encoder, hierarchy=settings.hierarchy)
+    # A process of its own, begun when it is needed: who looks does not wait for files that are read.
+    cutter = parser or _make_guarded(settings, 1)
     return Lethe(
         kernel=kernel,
         access=Access(kernel, vault.secret("api-keys"), DEFAULT_TENANT),
@@ -306,6 +307,7 @@ def build(
         recaller=recaller,
         streams=Streams(kernel, recaller, waker.wake),
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
+        excerpts=Excerpts(kernel, cutter),
         forgetting=forgetting,
         work=Work(kernel, indexes, forgetting, reading, waker.wake),
         waker=waker,

@@ -110,7 +110,9 @@ class _Copying:
         # Matroska has no time of decoding, but what writes it wants one that never goes back.
         self._undated = writer.format.name in ("matroska", "webm")
         self._made = {
-            stream.index: self._add(stream) for stream in _list_kept(container) if any(stays[stream.index])
+            stream.index: self._add(stream)
+            for stream in _list_kept(container)
+            if any(stays.get(stream.index, ()))
         }
         self._decoded: dict[int, int] = {}
         for key in _TAGS:

@@ -18,6 +18,7 @@ from memory.errors import ConflictError, ForbiddenError, ForgottenError, Invalid
 from memory.fence import InProcessFence, shared
 from memory.filters import compile_filter
 from memory.values import ClosedBook, Content, EntryId, ForgetId, JobId, PassageId, SourceId, TenantId
+from service.excerpts import Excerpt
 from service.views import (
     AnswerCitation,
     AnswerClaim,
@@ -220,6 +221,17 @@ class FakeLethe:
         if known[-1].id in self.denied:
             raise ForgottenError(source_id)
         return self._view(known[-1], text=True)
+
+    def get_frame(self, tenant_id, source_id, at_ms):
+        """Return the text itself, as if it were a picture."""
+        view = self.get_source(tenant_id, source_id)
+        entry = self.entries[tenant_id][-1]
+        return Excerpt(view.source_id, entry.id, entry.content.body, "image/jpeg", at_ms, at_ms)
+
+    def recheck_excerpt(self, tenant_id, excerpt):
+        assert self.holds > 0, "the fence is not held"
+        if excerpt.entry_id in self.denied:
+            raise ForgottenError(excerpt.source_id)
 
     def list_sources(self, tenant_id, *, kind, user_id, cursor, limit, filter=None, pending=False):
         self._fail()

@@ -14,6 +14,8 @@ CONTRACT = {
     "/v1/documents": {"get", "post"},
     "/v1/documents/batch": {"post"},
     "/v1/documents/{id}": {"get", "put", "delete"},
+    "/v1/sources/{id}/frame": {"get"},
+    "/v1/sources/{id}/clip": {"get"},
     "/v1/memories": {"get", "post"},
     "/v1/streams": {"get", "post"},
     "/v1/streams/{id}": {"get", "delete"},

@@ -92,13 +92,12 @@ def make_film(
     turned: tuple[int, bool, bool] | None = None,
     aspect: Fraction | None = None,
     sound: bool = True,
-    first: int = 0,
+    captions: tuple[str, Cues] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> bytes:
     """Return a film of 25 pictures a second, none like another, with a tone; key frames as ``options`` say.
 
-    ``turned`` is how it is to be shown: degrees, mirrored across, mirrored down. ``first`` is the number of
-    its first picture.
+    ``turned`` is how it is to be shown: degrees, mirrored across, mirrored down. ``captions`` are of a codec.
     """
     container, audio_codec = CODECS[kind]
     out = io.BytesIO()
@@ -111,13 +110,17 @@ def make_film(
         if turned is not None:
             video.set_display_rotation(turned[0], hflip=turned[1], vflip=turned[2])
         audio = writer.add_stream(audio_codec, rate=RATE, layout="mono") if sound else None
+        track = writer.add_mux_stream(captions[0]) if captions is not None else None
         packets = []
-        for number in range(first, first + pictures):
+        for number in range(pictures):
             frame = av.VideoFrame.from_ndarray(paint(number, size), "rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             packets += video.encode(frame)
         packets += video.encode()
         packets += encode_tone(audio, pictures / 25, ()) if audio is not None else []
+        if track is not None and captions is not None:
+            track.time_base = Fraction(1, 1000)
+            packets += [make_cue(track, captions[0], at, *cue) for at, cue in enumerate(captions[1])]
         for packet in sorted(packets, key=lambda each: each.dts * each.time_base):
             writer.mux(packet)
     return out.getvalue()
