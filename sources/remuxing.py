@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
 from memory.errors import InvalidInputError
-from sources.demuxing import PICTURES, SOUNDS, Reading, codec_of, open_container
+from sources.demuxing import PICTURES, SOUNDS, Reading, codec_of, open_container, title_of
 from sources.media_types import M4A, MKA, MKV, MP4, WEBM
 from sources.sparing import Sample, Track
 
@@ -115,9 +115,9 @@ class _Copying:
             if any(stays.get(stream.index, ()))
         }
         self._decoded: dict[int, int] = {}
-        for key in _TAGS:
-            if key in container.metadata:
-                writer.metadata[key] = container.metadata[key]
+        writer.metadata.update({key: container.metadata[key] for key in _TAGS if key in container.metadata})
+        if title := title_of(container):
+            writer.metadata["title"] = title
 
     def run(self) -> None:
         """Write what stays."""
@@ -146,8 +146,12 @@ class _Copying:
         else:
             made = self._writer.add_stream_from_template(stream, opaque=True)
         made.disposition = stream.disposition
-        if codec_of(stream) == "flac" and made.codec_context is not None:
-            made.codec_context.extradata = _without_sums(made.codec_context.extradata or b"")
+        context = made.codec_context
+        if not is_bared and context is not None:
+            # A sum over all that the file held; what writes it counts anew.
+            context.bit_rate = 0
+        if codec_of(stream) == "flac" and context is not None:
+            context.extradata = _without_sums(context.extradata or b"")
         for key in _TRACK_TAGS:
             if key in stream.metadata:
                 made.metadata[key] = stream.metadata[key]

@@ -22,7 +22,8 @@ HIDDEN_PICTURES = 32
 encoder of theirs; not beyond the next key frame."""
 _HIDING = frozenset(("vp8", "vp9", "av1", "libdav1d"))
 _RESERVOIR_BYTES = 511
-"""What MP3 may keep of a frame's sound in the frames before it."""
+_HEAD_BYTES = 38
+"""So much of a frame's sound MP3 may keep in those before it, and so little of each may be its head."""
 _SINGLE = ("pcm_", "flac", "alac")
 """Codecs of sound whose packets stand alone. In others the sound of neighbours overlaps."""
 
@@ -103,8 +104,7 @@ def _holdings(track: Track) -> list[Span | None]:
     spans = extents(track)
     if track.kind == "audio" and not track.codec.startswith(_SINGLE):
         return [
-            span and (span[0], _end(spans, at + _reach(track.codec, sample), span))
-            for at, (span, sample) in enumerate(zip(spans, track.samples, strict=True))
+            span and (span[0], _end(spans, _heard_until(track, at), span)) for at, span in enumerate(spans)
         ]
     if track.kind == "video" and track.codec in _HIDING:
         shown = sorted(span for span in spans if span is not None)
@@ -113,9 +113,13 @@ def _holdings(track: Track) -> list[Span | None]:
     return spans
 
 
-def _reach(codec: str, sample: Sample) -> int:
-    """Return how many packets later something of this one's sound is heard."""
-    return 1 + _RESERVOIR_BYTES // max(1, sample.size) if codec.startswith("mp3") else 1
+def _heard_until(track: Track, at: int) -> int:
+    """Return the number of the last packet in which anything of this one's sound is heard."""
+    last, between = at, 0
+    while track.codec.startswith("mp3") and between < _RESERVOIR_BYTES and last + 1 < len(track.samples):
+        last += 1
+        between += max(1, track.samples[last].size - _HEAD_BYTES)
+    return last + 1
 
 
 def _end(spans: Sequence[Span | None], at: int, least: Span) -> int:
