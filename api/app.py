@@ -34,7 +34,9 @@ from api.logs import RequestLog
 if TYPE_CHECKING:
     from service.lethe import Lethe
 
-FEATURES = (documents, excerpts, memories, recall, nodes, answer, forget, jobs, keys, tenants, operations)
+FEATURES = (
+    *(documents, memories, streams, excerpts, recall, nodes, answer, forget, jobs, keys, tenants, operations),
+)
 MAX_BODY_BYTES = 32 * 1024 * 1024
 FENCED_THREADS = 64
 POLLING_THREADS = 8
@@ -82,20 +84,7 @@ def create_app(
     app.state.fenced_threads = CapacityLimiter(FENCED_THREADS)
     app.state.polling_threads = CapacityLimiter(POLLING_THREADS)
     problems.install(app)
-    for feature in (
-        documents,
-        excerpts,
-        memories,
-        streams,
-        recall,
-        nodes,
-        answer,
-        forget,
-        jobs,
-        keys,
-        tenants,
-        operations,
-    ):
+    for feature in FEATURES:
         app.include_router(feature.router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
     app.add_middleware(RateFields)

@@ -34,10 +34,13 @@ def cut(body: bytes, spans: Sequence[Span]) -> Cut | None:
     if not any(any(stays[number]) for number, track in tracks.items() if track.kind != "subtitle"):
         return None
     written, media_type = _write(body, stays, choose_forms(body))
-    gone = list(wanted)
+    gone: list[Span] = []
+    reached = 0
     for number, track in tracks.items():
-        missing = compress(sparing.extents(track), (not each for each in stays[number]))
-        gone += (extent for extent in missing if extent is not None)
+        held = sparing.extents(track)
+        gone += filter(None, compress(held, (not each for each in stays[number])))
+        reached = max(reached, *(extent[1] for extent in held if extent is not None), 0)
+    gone += ((start, min(end, reached)) for start, end in wanted)
     return Cut(written, media_type, tuple(_to_ms(sparing.merge(gone))))
 
 

@@ -98,6 +98,9 @@ class Reading:
                         self._reached_ms = max(self._reached_ms, self.times(packet)[1])
                     yield packet
                 return
+            except IndexError:
+                # The end, in PyAV's words, of a file that turned out to have more tracks than it told of.
+                return
             except MemoryError:
                 raise
             except av.FFmpegError:

@@ -101,9 +101,11 @@ def _decode_from(body: bytes, from_ms: int | None, at_ms: int) -> _Shown | None:
         over = True
         for frame in _iter_frames(stream, reading, None if from_ms is None else at_ms):
             pts = frame.pts if frame.pts is not None else frame.dts
-            if pts is None or frame.time_base is None:
+            # The last that a decoder gives out have no unit of time of their own.
+            base = frame.time_base or stream.time_base
+            if pts is None or base is None:
                 continue
-            shown_ms = reading.count(pts, frame.time_base, 1_000)
+            shown_ms = reading.count(pts, base, 1_000)
             over = shown_ms <= at_ms
             if found is None or over:
                 found = _Shown(frame, shown_ms, None, _aspect(stream))

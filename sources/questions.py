@@ -135,6 +135,6 @@ def _span(start: object, end: object) -> Span:
 
 
 def _count(told: object) -> int:
-    if type(told) is not int or not 0 <= told < MAX_COUNT:
+    if type(told) is not int or not 0 <= told <= MAX_COUNT:
         raise ValueError("no count")
     return told

@@ -15,6 +15,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
 from memory.errors import InvalidInputError
+from sources.closed_captions import has_captions, without_captions
 from sources.demuxing import PICTURES, SOUNDS, Reading, codec_of, open_container, title_of
 from sources.media_types import M4A, MKA, MKV, MP4, WEBM
 from sources.sparing import Sample, Track
@@ -131,7 +132,7 @@ class _Copying:
             if _is_empty(packet):
                 continue
             made, is_bared = self._made[number]
-            bared = _bare(packet) if is_bared else packet
+            bared = _bare(packet) if is_bared else _uncaptioned(packet)
             self._set_times(bared, number, self._shift_us - reading.origin_us)
             self.starts[made.index].append(start + self._shift_us)
             bared.stream = made
@@ -242,11 +243,23 @@ def _is_empty(packet: Packet[Stream]) -> bool:
 def _bare(packet: Packet[Stream]) -> Packet[Stream]:
     """Return the text of a caption of MP4, which is its length, itself, and boxes of styles."""
     data = bytes(packet)
-    bare: Packet[Stream] = Packet(data[2 : 2 + int.from_bytes(data[:2], "big")])
-    bare.time_base, bare.pts, bare.dts = packet.time_base, packet.pts, packet.dts
-    bare.duration = packet.duration
-    bare.is_keyframe = True
-    return bare
+    return _with_bytes(packet, data[2 : 2 + int.from_bytes(data[:2], "big")])
+
+
+def _uncaptioned(packet: Packet[Stream]) -> Packet[Stream]:
+    """Return it without closed captions: those of a time lie in pictures seconds before it, too."""
+    codec, data = codec_of(packet.stream) or "", bytes(packet)
+    if not has_captions(codec, data):
+        return packet
+    context = packet.stream.codec_context
+    return _with_bytes(packet, without_captions(codec, bytes(context.extradata or b""), data))
+
+
+def _with_bytes(packet: Packet[Stream], data: bytes) -> Packet[Stream]:
+    made: Packet[Stream] = Packet(data)
+    made.time_base, made.pts, made.dts = packet.time_base, packet.pts, packet.dts
+    made.duration, made.is_keyframe = packet.duration, packet.is_keyframe
+    return made
 
 
 def _without_sums(header: bytes) -> bytes:

@@ -94,7 +94,7 @@ class Things:
 
     def id_for(self, path: str) -> str:
         kinds = {"documents": self.document, "jobs": self.job, "forget": self.forget, "keys": self.key}
-        kinds |= {"nodes": self.document, "sources": self.document, "streams": self.stream}
+        kinds |= {"nodes": self.document, "streams": self.stream, "sources": self.document}
         return kinds[path.split("/")[2]]
 
 

@@ -150,7 +150,9 @@ def test_what_is_cut_twice_is_as_if_cut_at_once() -> None:
 
 
 def test_the_last_frames_of_a_file_go_with_its_length() -> None:
-    made = cut(make_film("mkv", options=CLOSED), (2000, 3000))
+    made = cut(make_film("mkv", options=CLOSED), (2000, 1 << 53))
+    ((_, end),) = made.gone
+    assert 3000 <= end <= 3060
     with av.open(io.BytesIO(made.body)) as container:
         assert container.duration is not None and container.duration <= 2_000_000
 
@@ -272,6 +274,42 @@ def test_tags_that_may_hold_its_words_covers_chapters_and_attachments_go() -> No
         assert [each.type for each in container.streams] == ["video", "audio"]
 
 
+def head_of(kind: str, unit: bytes) -> bytes:
+    """What stands before a unit of a coded picture: its length, or a mark."""
+    return b"\0\0\0\1" if kind == "ts" else len(unit).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "head"),
+    [
+        ("libx264", CLOSED, b"\x06\x04"),
+        ("libx265", {"x265-params": "keyint=12:log-level=none:pools=none:frame-threads=1"}, b"\x4e\x01\x04"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
+def test_captions_inside_pictures_go(kind: str, codec: str, options: dict[str, str], head: bytes) -> None:
+    """They come long before they are read, so that those of a span lie in pictures of before, too."""
+    film, out = make_film(kind, codec=codec, options=options), io.BytesIO()
+    message = head + b"\x0e\xb5\x00\x31GA94\x03\xc1\xff\xfcHi\xff\x80"
+    with av.open(io.BytesIO(film)) as source, av.open(out, "w", format=CODECS[kind][0]) as writer:
+        (video,) = source.streams.video
+        made = writer.add_stream_from_template(video, opaque=True)
+        for packet in source.demux(video):
+            if packet.size:
+                captioned = av.Packet(head_of(kind, message) + message + bytes(packet))
+                captioned.pts, captioned.time_base = packet.pts, packet.time_base
+                captioned.dts = -2000 if packet.dts is None else packet.dts
+                captioned.is_keyframe = packet.is_keyframe
+                captioned.stream = made
+                writer.mux(captioned)
+    assert out.getvalue().count(b"GA94") == 75
+
+    made = cut(out.getvalue(), (2000, 2100))
+
+    assert b"GA94" not in made.body
+    assert [number for _, number in shown(made.body)][:40] == list(range(40))
+
+
 def test_how_a_picture_is_turned_stays() -> None:
     made = cut(make_film("mp4", options=CLOSED, turned=(90, False, False)), (0, 100))
     with av.open(io.BytesIO(made.body)) as container:
@@ -349,6 +387,9 @@ def test_the_guard_says_what_is_said_without_it(guarded: GuardedParser) -> None:
     content = content_of(make_film("mkv", options=OPEN))
     assert guarded.cut(content, [(1000, 1200)]) == SourceParser().cut(content, [(1000, 1200)])
     assert guarded.clip(content, 1000, 1200) == SourceParser().clip(content, 1000, 1200)
+    captions = Content("document", "text/vtt", b"WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n")
+    for spans in ([(5_000, 1 << 53)], [(0, 1 << 53)]):
+        assert guarded.cut(captions, spans) == SourceParser().cut(captions, spans)
     text = Content("document", "text/plain", b"words")
     for parser in (guarded, SourceParser()):
         with pytest.raises(UnsupportedMediaError):
