@@ -13,9 +13,10 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
-from memory.errors import InvalidInputError, UnsupportedMediaError
+from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
 from memory.parsed import dump_parsed
 from memory.values import Content, Parsed
 from sources.confinement import confine, limit_processor_time
@@ -31,7 +32,9 @@ from sources.questions import (
     CUT,
     FAILED,
     INVALID,
+    LOOK,
     MEDIA,
+    NOTHING,
     OUT_OF_MEMORY,
     PARSED,
     PICTURE,
@@ -79,7 +82,8 @@ def _answer(parser: SourceParser, request: Frame) -> Answer:
         return tell(UNSUPPORTED, {"media_type": error.media_type, "supported": error.supported})
     except InvalidInputError as error:
         where = None if error.where is None else valid_text(error.where)
-        return tell(INVALID, {"what": valid_text(error.what), "where": where})
+        kind = NOTHING if isinstance(error, NothingToReadError) else INVALID
+        return tell(kind, {"what": valid_text(error.what), "where": where})
     except MemoryError:
         return Answer(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001
@@ -117,12 +121,23 @@ def _picture(parser: SourceParser, content: Content, *, at_ms: int, max_side: in
     return tell(PICTURE, told, _sendable(made.body))
 
 
+def _look(parser: SourceParser, content: Content, *, start: int) -> Answer:
+    made = parser.look(content, start)
+    stills = [
+        (still.width, still.height, None if still.place is None else astuple(still.place))
+        for still in made.stills
+    ]
+    told = {"stills": stills, "rest": made.rest, "title": made.title, "warnings": made.warnings}
+    return tell(LOOK, told, b"".join(still.pixels for still in made.stills))
+
+
 ANSWERERS: dict[bytes, Callable[..., Answer]] = {
     CONTENT: _parse,
     MEDIA: _parse_media,
     CUT: _cut,
     CLIP: _clip,
     PICTURE: _picture,
+    LOOK: _look,
 }
 """By the kind of question; each takes the parser, the content, and the question's parameters by name."""
 

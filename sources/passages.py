@@ -274,9 +274,9 @@ def _announces(text: str, piece: _Piece, unit: _Unit) -> bool:
 
 def _joins(text: str, piece: _Piece, unit: _Unit, sections: Sequence[Section]) -> bool:
     size = measure(text[piece.start : unit.end])
-    if size > MAX_SIZE:
-        return False
     last = piece.units[-1]
+    if size > MAX_SIZE or last.block.apart or unit.block.apart:
+        return False
     if unit.section != last.section:
         return piece.only_heading and _common(sections, last.section, unit.section) == last.section
     if piece.only_heading or measure(text[piece.start : piece.end]) < TINY_SIZE:
@@ -298,7 +298,7 @@ def _merge_tiny(text: str, pieces: list[_Piece], sections: Sequence[Section]) ->
 def _may_merge(text: str, before: _Piece, after: _Piece, sections: Sequence[Section]) -> bool:
     tiny_before = measure(text[before.start : before.end]) < TINY_SIZE
     tiny_after = measure(text[after.start : after.end]) < TINY_SIZE
-    if not (tiny_before or tiny_after):
+    if not (tiny_before or tiny_after) or before.units[-1].block.apart or after.units[0].block.apart:
         return False
     left, right = before.units[-1].section, after.units[0].section
     if left != right and _counts_rows(before) and _counts_rows(after):
