@@ -65,7 +65,7 @@ class RapidScreenText:
                 self._engine = _load()
             found, _ = self._engine(_pad(picture[:, :, ::-1]))
         height, width = picture.shape[:2]
-        return tuple(_line(*told, width, height) for told in found or ())
+        return tuple(_line(box, text, sure, width, height) for box, text, sure in found or ())
 
     def close(self) -> None:
         """Have what is under way end after its picture."""

@@ -53,7 +53,8 @@ class _Line:
         return max(self.readings, key=lambda text: (self._support(text), len(text), text))
 
     def _support(self, text: str) -> float:
-        return round(sum(sure * _likeness(text, other) for other, sure in self.readings.items()), 6)
+        told = self.readings.items()
+        return round(sum(sure * SequenceMatcher(None, text, other).ratio() for other, sure in told), 6)
 
 
 def merge_seen(frames: Iterable[Seen]) -> list[Utterance]:

@@ -1,12 +1,13 @@
 """The key frames of a film: each picture that differs from the one before it, with when it is shown.
 
-One thread decodes, and only frames that others are made of: a scene or a caption that begins with another
-frame is seen a few frames later. Which frames to keep is said in ``sources/changes.py``.
+One thread decodes, and of a film that goes on steadily only frames that others are made of: a scene or a
+caption that begins with another frame is seen a few frames later. Which frames to keep is said in ``sources/changes.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from av.container import InputContainer
@@ -25,6 +26,8 @@ from sources.stills import CHANNELS, MAX_BYTES, MAX_FILM_SIDE, MAX_STILLS, Looke
 
 PART_MS = 10 * 60_000
 """So much of a film is looked at for one answer, which has a limit of time."""
+STEADY_MS = 100
+"""The longest time for which a picture of a steady film is shown."""
 _NEAR_ENOUGH = "AREA"
 
 
@@ -33,6 +36,7 @@ def look(body: bytes, start_ms: int = 0) -> Looked:
 
     What is read up to damage is kept. Raises ``InvalidInputError`` when the file cannot be read.
     """
+    steady = _is_steady(body)
     for sought in (start_ms, None) if start_ms else (None,):
         with open_container(body, PICTURES) as container:
             if not _shows_pictures(container):
@@ -44,11 +48,25 @@ def look(body: bytes, start_ms: int = 0) -> Looked:
             reading = Reading(container)
             if sought is not None and not _seek(container, sought * 1_000 + reading.origin_us):
                 continue
-            stream.codec_context.skip_frame = "NONREF"
+            if steady:
+                stream.codec_context.skip_frame = "NONREF"
             gathering = _Gathering(stream, reading, start_ms)
             if gathering.run(iter_frames(stream, reading, sought)) or sought is None:
                 return gathering.finish(title_of(container))
     return Looked(())
+
+
+def _is_steady(body: bytes) -> bool:
+    """Say whether no picture is shown for long, so that one of a few may go unseen."""
+    with open_container(body, PICTURES) as container:
+        shown: dict[int, list[int]] = {stream.index: [] for stream in container.streams.video}
+        reading = Reading(container)
+        for packet in reading.packets():
+            if packet.pts is not None and packet.stream.index in shown:
+                shown[packet.stream.index].append(reading.times(packet)[0])
+    return all(
+        after - before <= STEADY_MS for times in shown.values() for before, after in pairwise(sorted(times))
+    )
 
 
 def _shows_pictures(container: InputContainer) -> bool:

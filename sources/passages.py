@@ -346,7 +346,7 @@ def _passage(
     heading = sections[next(iter(told)) if len(told) == 1 else section].heading
     turns = [unit.block.turn for unit in piece.units if unit.block.turn is not None]
     first_at = next((turn.at for turn in turns if turn.at is not None), None)
-    lines = [_path_line(title, heading)]
+    lines = [path_line(title, heading)]
     if turns:
         lines.append(_turns_line(dict.fromkeys(turn.speaker for turn in turns), first_at or occurred_at))
     lines.append(_table_header(text, piece))
@@ -376,7 +376,8 @@ def _place(piece: _Piece) -> Place | None:
     return Place(told[0].kind, min(place.first for place in told), max(place.last for place in told))
 
 
-def _path_line(title: str | None, heading: tuple[str, ...]) -> str:
+def path_line(title: str | None, heading: tuple[str, ...]) -> str:
+    """Return title and headings as the context of a passage names them."""
     labels = [_SPACE.sub(" ", label).strip() for label in ((title or ""), *heading)]
     kept = [label[:MAX_LABEL_CHARACTERS] for label in dict.fromkeys(labels) if label]
     return " > ".join(kept)
