@@ -24,7 +24,7 @@ from retrieval.hierarchy import fold_nodes
 from retrieval.segments import as_stored
 from service.index import Indexes
 from service.ingest import Derived, Recipes, name_artifacts, node_code, to_artifacts
-from service.models import make_speech
+from service.models import make_screen_text, make_speech
 from service.payloads import NodeOutline
 from service.remember import make_source_id
 from service.settings import Settings
@@ -56,7 +56,9 @@ def fill(
     settings = Settings(data=data)
     kernel = build_kernel(settings)
     kernel.create_tenant(TENANT)
-    recipes = Recipes.of(encoder, make_speech(settings, ModelStore(settings.models_cache)))
+    recipes = Recipes.of(
+        encoder, make_speech(settings, ModelStore(settings.models_cache)), make_screen_text(settings)
+    )
     indexes = Indexes(kernel, encoder, recipes)
     step = ENTRIES_AT_ONCE * PASSAGES_EACH
     for start in range(held, wanted, step):

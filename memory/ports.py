@@ -24,6 +24,7 @@ from memory.values import (
     Reading,
     Space,
     TenantId,
+    TextLine,
     Transcript,
 )
 
@@ -32,6 +33,9 @@ Vectors = npt.NDArray[np.float32]
 
 Samples = npt.NDArray[np.int16]
 """One channel of sound, 16,000 samples a second, shape (samples,)."""
+
+Pixels = npt.NDArray[np.uint8]
+"""A picture: red, green and blue, shape (height, width, 3)."""
 
 Ready = TypeVar("Ready")
 """What a reader computes with: a payload of the shelf, unpacked."""
@@ -74,6 +78,25 @@ class Speech(Protocol):
 
         Raises ``UnavailableError`` when the model cannot be had now.
         """
+
+    def close(self) -> None:
+        """Have what is under way end soon, with ``UnavailableError``."""
+
+
+class ScreenText(Protocol):
+    """Reads the text in a picture. The same pixels give the same lines.
+
+    ``name`` and ``digest``, of the weights, name what it makes. Several threads may use it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def read(self, picture: Pixels) -> tuple[TextLine, ...]:
+        """Return the lines of text, from the top to the bottom; ``UnavailableError`` when it is closed."""
 
     def close(self) -> None:
         """Have what is under way end soon, with ``UnavailableError``."""
@@ -174,9 +197,11 @@ __all__ = [
     "Engine",
     "EntryId",
     "Parser",
+    "Pixels",
     "Reader",
     "Recipe",
     "Samples",
+    "ScreenText",
     "Shelf",
     "Speech",
     "Store",

@@ -189,6 +189,18 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True)
+class TextLine:
+    """A line of text in a picture; ``confidence`` is 0..1, the box in pixels from the upper left."""
+
+    text: str
+    confidence: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
     """Where vectors may be compared: one model, one dimension, one numeric class."""
 

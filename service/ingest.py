@@ -16,7 +16,7 @@ from memory.errors import LetheError, NothingToReadError
 from memory.kernel import Kernel
 from memory.ledger import Artifact, Recipe, artifact_name
 from memory.parsed import dump_parsed
-from memory.ports import Encoder, Parser, Speech, Vectors
+from memory.ports import Encoder, Parser, ScreenText, Speech, Vectors
 from memory.values import (
     CUES_MEDIA_TYPE,
     ArtifactName,
@@ -48,8 +48,10 @@ class Recipes:
     index: Recipe
 
     @classmethod
-    def of(cls, encoder: Encoder, speech: Speech | None = None) -> Recipes:
-        """Return the recipes that go with an encoder, and with what hears recordings if anything does."""
+    def of(
+        cls, encoder: Encoder, speech: Speech | None = None, screen_text: ScreenText | None = None
+    ) -> Recipes:
+        """Return the recipes that go with an encoder, and with what hears recordings and reads pictures."""
         space = encoder.space
         parameters: dict[str, JsonValue] = {
             "model": space.model,
@@ -60,6 +62,8 @@ class Recipes:
         heard: dict[str, JsonValue] = (
             {} if speech is None else {"speech": speech.name, "speech_digest": speech.digest}
         )
+        if screen_text is not None:
+            heard |= {"screen_text": screen_text.name, "screen_text_digest": screen_text.digest}
         return cls(
             parse=Recipe("parse", 2),
             timed=Recipe("timed", 1, heard),

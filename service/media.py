@@ -1,63 +1,130 @@
-"""Video and audio files as documents: what their captions say, else what a speech model hears in them.
+"""Video and audio files as documents: what their captions say, else what a speech model hears in them; and
+what is to be read in their pictures.
 
-The guarded parser opens the file and brings captions or sound; only samples come near the model.
+The guarded parser opens the file and brings captions, sound and pictures; only samples and pixels come near
+the models.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from memory.errors import NothingToReadError
-from memory.ports import Speech
-from memory.values import Content, Parsed
+from embedding.shown_texts import Seen, merge_seen
+from memory.errors import InvalidInputError, NothingToReadError
+from memory.ports import ScreenText, Speech
+from memory.values import Content, Parsed, TextLine
 from sources.captions import Cue
+from sources.joining import join
 from sources.media import Audio
-from sources.parse import is_media, parse_cues
+from sources.parse import NO_SPEECH_MODEL, is_media, parse_cues, parse_shown
+from sources.stills import CHANNELS, Looked, Still
+
+CAPTIONS, SPOKEN, ON_SCREEN = "Captions", "Spoken", "On screen"
+"""Sections of a film of which something is read in its pictures, too."""
+MAX_SEEN = 20_000
+"""Key frames of one film that are read: hours of processor time."""
 
 
 class MediaSource(Protocol):
-    """A parser that can bring a media file's sound, as ``GuardedParser`` does."""
+    """A parser that can bring a media file's sound and pictures, as ``GuardedParser`` does."""
 
     def parse(self, content: Content) -> Parsed: ...
 
     def parse_media(self, content: Content) -> Parsed | Audio:
         """Return what captions say, or the sound where there are none."""
 
+    def look(self, content: Content, start: int = 0) -> Looked:
+        """Return what there is to see from a time on."""
+
     def close(self) -> None: ...
 
 
 class MediaParser:
-    """Does what ``parser`` does, and has ``speech`` hear media files without captions."""
+    """Does what ``parser`` does; ``speech`` hears media without captions, ``screen_text`` reads pictures."""
 
-    def __init__(self, parser: MediaSource, speech: Speech) -> None:
+    def __init__(
+        self, parser: MediaSource, speech: Speech | None, screen_text: ScreenText | None = None
+    ) -> None:
         self.parser = parser
         self.speech = speech
+        self.screen_text = screen_text
 
     def parse(self, content: Content) -> Parsed:
-        """Return the parsed content; of heard speech every passage has its place in time.
+        """Return the parsed content; of what is heard or seen every passage has its place in time.
 
         Raises what ``parser`` does, ``NothingToReadError`` for a file in which nobody is heard to
-        speak, and ``UnavailableError`` while the model cannot be had.
+        speak and nothing is to be read, and ``UnavailableError`` while a model cannot be had.
         """
         if not is_media(content.media_type):
             return self.parser.parse(content)
-        media = self.parser.parse_media(content)
-        if isinstance(media, Parsed):
-            return media
-        transcript = self.speech.transcribe(np.frombuffer(media.samples, "<i2"))
-        if not transcript.utterances:
-            seconds = media.duration_ms // 1000
-            raise NothingToReadError(
-                f"in its {seconds} s nobody is heard to speak, and it has no captions; there is no text in it"
-            )
-        cues = [Cue(said.start_ms, said.end_ms, said.text) for said in transcript.utterances]
-        heard = f"its words were heard by {self.speech.name}, which may mishear"
-        warnings = (*media.warnings, heard, *transcript.warnings)
-        return parse_cues(content, cues, warnings, title=media.title)
+        told = self._find_words(content)
+        shown = None if self.screen_text is None else self._find_texts(content, self.screen_text)
+        if shown is None:
+            if isinstance(told, InvalidInputError):
+                raise told
+            return told[1]
+        if isinstance(told, InvalidInputError):
+            return replace(shown, warnings=(told.what, *shown.warnings))
+        return join((told, (ON_SCREEN, shown)))
 
     def close(self) -> None:
         """End what is under way; nothing is parsed afterwards."""
-        self.speech.close()
+        for each in (self.speech, self.screen_text):
+            if each is not None:
+                each.close()
         self.parser.close()
+
+    def _find_words(self, content: Content) -> tuple[str, Parsed] | InvalidInputError:
+        """Return captions, or what is heard, with what they are called; or why there is neither."""
+        try:
+            media = self.parser.parse_media(content)
+        except NothingToReadError as error:
+            return error
+        if isinstance(media, Parsed):
+            return CAPTIONS, media
+        if self.speech is None:
+            return InvalidInputError(NO_SPEECH_MODEL)
+        transcript = self.speech.transcribe(np.frombuffer(media.samples, "<i2"))
+        if not transcript.utterances:
+            seconds = media.duration_ms // 1000
+            return NothingToReadError(f"in its {seconds} s nobody is heard to speak, and it has no captions")
+        cues = [Cue(said.start_ms, said.end_ms, said.text) for said in transcript.utterances]
+        heard = f"its words were heard by {self.speech.name}, which may mishear"
+        warnings = (*media.warnings, heard, *transcript.warnings)
+        return SPOKEN, parse_cues(content, cues, warnings, title=media.title)
+
+    def _find_texts(self, content: Content, screen_text: ScreenText) -> Parsed | None:
+        """Return what is to be read in a file's pictures, ``None`` where nothing is."""
+        frames: list[Seen] = []
+        warnings: dict[str, None] = {}
+        title: str | None = None
+        start: int | None = 0
+        while start is not None:
+            looked = self.parser.look(content, start)
+            frames += (
+                (still.place, read_still(screen_text, still))
+                for still in looked.stills
+                if still.place is not None
+            )
+            warnings |= dict.fromkeys(looked.warnings)
+            title = title or looked.title
+            if len(frames) >= MAX_SEEN and looked.rest is not None:
+                warnings[
+                    f"its pictures were looked at up to second {looked.rest // 1000}; send it in parts"
+                ] = None
+                break
+            start = looked.rest if looked.rest is not None and looked.rest > start else None
+        shown = merge_seen(frames)
+        if not shown:
+            return None
+        warnings[f"what its pictures say was read by {screen_text.name}, which may misread"] = None
+        return parse_shown(content, shown, tuple(warnings), title=title)
+
+
+def read_still(screen_text: ScreenText, still: Still) -> tuple[TextLine, ...]:
+    """Return the lines of text in a still."""
+    pixels = np.frombuffer(still.pixels, np.uint8)
+    return screen_text.read(pixels.reshape(still.height, still.width, CHANNELS))

@@ -12,10 +12,11 @@ from typing import Any, TypedDict
 
 from embedding.models import HUB_PREFIX, ModelStore
 from embedding.remote import RemoteEncoder
+from embedding.screen_text import PACKAGE, RapidScreenText, is_installed
 from embedding.speech import WhisperSpeech
 from memory.errors import InvalidInputError
 from memory.ledger import Recipe
-from memory.ports import Encoder, Reader, Speech
+from memory.ports import Encoder, Reader, ScreenText, Speech
 from reader.alignment import Alignment
 from reader.checked import READ_PASSAGES, CheckedReader
 from reader.entailment import Entailment
@@ -33,6 +34,7 @@ from service.shelves import Shelves
 EXTRACTIVE = "extractive"
 OPENAI = "openai"
 NO_SPEECH = "none"
+NO_SCREEN_TEXT = "none"
 SPEECH_WEIGHTS = "model.bin"
 LEAST_KEY_CHARACTERS = 16
 LEAST_PROMPT_TOKENS = 3_072
@@ -128,6 +130,22 @@ def make_speech(settings: Settings, store: ModelStore) -> Speech | None:
             raise InvalidInputError(f"{name} hears nothing: its kind is {model.kind}", where="LETHE_SPEECH")
         digest = next(file.sha256 for file in model.files if file.name == SPEECH_WEIGHTS)
     return WhisperSpeech(partial(store.get, name), name=name, digest=digest, threads=settings.torch_threads)
+
+
+def make_screen_text(settings: Settings) -> ScreenText | None:
+    """Return what reads text in pictures, ``None`` where nothing is to; it is loaded when it first does.
+
+    Raises ``InvalidInputError`` where its package is not installed.
+    """
+    if settings.screen_text == NO_SCREEN_TEXT:
+        return None
+    if not is_installed():
+        raise InvalidInputError(
+            f"{PACKAGE} is not installed, which has no wheel for Python 3.13 and later: run Lethe on Python "
+            f"3.12, or set it to {NO_SCREEN_TEXT}",
+            where="LETHE_SCREEN_TEXT",
+        )
+    return RapidScreenText()
 
 
 def make_reader(

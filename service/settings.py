@@ -97,6 +97,9 @@ class Settings(BaseSettings):
         description="hears what is said in video and audio without captions: a model's name, hf: and a "
         "folder, or none; fetched for the first file that needs it",
     )
+    screen_text: Literal["rapidocr", "none"] = Field(
+        default="rapidocr", description="reads what is written in the pictures of a video, or none"
+    )
     entailment: Literal["none", "alignment", "judge", "spans", "pairs"] = Field(
         default="none",
         description="what may reject a claim that the rules let pass: the embedder; the reader's own model, "

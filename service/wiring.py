@@ -47,6 +47,7 @@ from service.models import (
     list_local_readers,
     load_encoder,
     make_reader,
+    make_screen_text,
     make_speech,
     retaining,
 )
@@ -261,9 +262,14 @@ def build(
     assert isinstance(vault, SealedVault)
     # A parser that is given hears with what it has.
     speech = make_speech(settings, store) if parser is None else None
+    screen_text = make_screen_text(settings) if parser is None else None
     collections = find_collections(settings)
     indexes = Indexes(
-        kernel, encoder, Recipes.of(encoder, speech), device=find_device(settings), collections=collections
+        kernel,
+        encoder,
+        Recipes.of(encoder, speech, screen_text),
+        device=find_device(settings),
+        collections=collections,
     )
     # Sealed artifacts go with the journal, after the scan: until then they tell what to look for.
     shelves = make_shelves(settings, kernel, indexes)
@@ -297,7 +303,7 @@ def build(
         cutter=cutter,
         wake=waker.wake,
     )
-    reading = guarded if speech is None else MediaParser(guarded, speech)
+    reading = MediaParser(guarded, speech, screen_text) if parser is None else parser
     recaller = Recaller(kernel, indexes, encoder, hierarchy=settings.hierarchy)
     return Lethe(
         kernel=kernel,

@@ -29,6 +29,7 @@ from sources.questions import (
     CLIP,
     CONTENT,
     CUT,
+    LOOK,
     MEDIA,
     OUT_OF_MEMORY,
     PICTURE,
@@ -36,11 +37,13 @@ from sources.questions import (
     Answer,
     read_clip,
     read_cut,
+    read_looked,
     read_media,
     read_parsed,
     read_picture,
     read_refusal,
 )
+from sources.stills import Looked
 
 SECONDS = 60
 SECONDS_PER_MEBIBYTE = 2
@@ -115,6 +118,10 @@ class GuardedParser:
     def picture(self, content: Content, at_ms: int, *, max_side: int = MAX_SIDE) -> Picture:
         """Return what a video shows at a time. Raises what ``parse`` does."""
         return self._ask(PICTURE, content, read_picture, at_ms=at_ms, max_side=max_side)
+
+    def look(self, content: Content, start: int = 0) -> Looked:
+        """Return what there is to see in a file, from a time or page on. Raises what ``parse`` does."""
+        return self._ask(LOOK, content, read_looked, start=start)
 
     def close(self) -> None:
         """End all processes; who waits for one gets ``UnavailableError``."""

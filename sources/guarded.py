@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
@@ -31,6 +32,7 @@ from sources.questions import (
     CUT,
     FAILED,
     INVALID,
+    LOOK,
     MEDIA,
     NOTHING,
     OUT_OF_MEMORY,
@@ -119,12 +121,23 @@ def _picture(parser: SourceParser, content: Content, *, at_ms: int, max_side: in
     return tell(PICTURE, told, _sendable(made.body))
 
 
+def _look(parser: SourceParser, content: Content, *, start: int) -> Answer:
+    made = parser.look(content, start)
+    stills = [
+        (still.width, still.height, None if still.place is None else astuple(still.place))
+        for still in made.stills
+    ]
+    told = {"stills": stills, "rest": made.rest, "title": made.title, "warnings": made.warnings}
+    return tell(LOOK, told, b"".join(still.pixels for still in made.stills))
+
+
 ANSWERERS: dict[bytes, Callable[..., Answer]] = {
     CONTENT: _parse,
     MEDIA: _parse_media,
     CUT: _cut,
     CLIP: _clip,
     PICTURE: _picture,
+    LOOK: _look,
 }
 """By the kind of question; each takes the parser, the content, and the question's parameters by name."""
 

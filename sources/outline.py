@@ -29,6 +29,7 @@ class Block:
 
     A block of rows or lines (by its place) has one line of text for each, so that a part of it knows its own.
     ``header`` is the span of its table's header row, in this block or in one before it.
+    A block that is ``apart`` never shares a passage with another.
     """
 
     start: int
@@ -37,6 +38,7 @@ class Block:
     place: Place | None = None
     header: tuple[int, int] | None = None
     turn: Turn | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
-from memory.values import CUES_MEDIA_TYPE, MESSAGES_MEDIA_TYPE, Content, Parsed
+from memory.values import CUES_MEDIA_TYPE, MESSAGES_MEDIA_TYPE, Content, Parsed, Place, Utterance
 from sources import media_types
 from sources.captions import Cue, cut_captions, extract_captions, extract_cues, extract_json_cues
 from sources.chat import extract_json, extract_json_lines, extract_messages
@@ -29,9 +29,19 @@ from sources.pdf import extract_pdf
 from sources.pptx import extract_pptx
 from sources.rtf import extract_rtf
 from sources.spreadsheet import extract_xls, extract_xlsx
+from sources.stills import Looked
 from sources.text import extract_text
+from sources.writer import Writer
 
-__all__ = ["SUPPORTED_MEDIA_TYPES", "SourceParser", "guess_media_type", "is_media", "is_timed", "parse_cues"]
+__all__ = [
+    "SUPPORTED_MEDIA_TYPES",
+    "SourceParser",
+    "guess_media_type",
+    "is_media",
+    "is_timed",
+    "parse_cues",
+    "parse_shown",
+]
 
 _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "text/plain": extract_text,
@@ -137,6 +147,13 @@ class SourceParser:
 
         return picture(content.body, at_ms, max_side=max_side)
 
+    def look(self, content: Content, start: int = 0) -> Looked:
+        """Return what there is to see in a video from a time on. Raises what ``parse_media`` does."""
+        _expect_media(content)
+        from sources.key_frames import look
+
+        return look(content.body, start)
+
     def close(self) -> None:
         """Do nothing: nothing is held."""
 
@@ -164,6 +181,19 @@ def parse_cues(
     ``title`` is the container's. Raises ``InvalidInputError`` when the cues hold no text.
     """
     return _split(content, extract_cues(cues, warnings, title))
+
+
+def parse_shown(
+    content: Content, shown: Sequence[Utterance], warnings: Sequence[str] = (), *, title: str | None = None
+) -> Parsed:
+    """Return the parsed content whose words are seen on a screen; each text is a passage of its own.
+
+    ``title`` is the container's. Raises ``NothingToReadError`` when there is no text.
+    """
+    writer = Writer(warnings)
+    for each in shown:
+        writer.add(each.text, place=Place("time", each.start_ms, each.end_ms), apart=True)
+    return _split(content, writer.finish(title))
 
 
 def _split(content: Content, extracted: Extracted) -> Parsed:

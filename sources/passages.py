@@ -274,9 +274,9 @@ def _announces(text: str, piece: _Piece, unit: _Unit) -> bool:
 
 def _joins(text: str, piece: _Piece, unit: _Unit, sections: Sequence[Section]) -> bool:
     size = measure(text[piece.start : unit.end])
-    if size > MAX_SIZE:
-        return False
     last = piece.units[-1]
+    if size > MAX_SIZE or last.block.apart or unit.block.apart:
+        return False
     if unit.section != last.section:
         return piece.only_heading and _common(sections, last.section, unit.section) == last.section
     if piece.only_heading or measure(text[piece.start : piece.end]) < TINY_SIZE:
@@ -298,7 +298,7 @@ def _merge_tiny(text: str, pieces: list[_Piece], sections: Sequence[Section]) ->
 def _may_merge(text: str, before: _Piece, after: _Piece, sections: Sequence[Section]) -> bool:
     tiny_before = measure(text[before.start : before.end]) < TINY_SIZE
     tiny_after = measure(text[after.start : after.end]) < TINY_SIZE
-    if not (tiny_before or tiny_after):
+    if not (tiny_before or tiny_after) or before.units[-1].block.apart or after.units[0].block.apart:
         return False
     left, right = before.units[-1].section, after.units[0].section
     if left != right and _counts_rows(before) and _counts_rows(after):
@@ -346,7 +346,7 @@ def _passage(
     heading = sections[next(iter(told)) if len(told) == 1 else section].heading
     turns = [unit.block.turn for unit in piece.units if unit.block.turn is not None]
     first_at = next((turn.at for turn in turns if turn.at is not None), None)
-    lines = [_path_line(title, heading)]
+    lines = [path_line(title, heading)]
     if turns:
         lines.append(_turns_line(dict.fromkeys(turn.speaker for turn in turns), first_at or occurred_at))
     lines.append(_table_header(text, piece))
@@ -376,7 +376,8 @@ def _place(piece: _Piece) -> Place | None:
     return Place(told[0].kind, min(place.first for place in told), max(place.last for place in told))
 
 
-def _path_line(title: str | None, heading: tuple[str, ...]) -> str:
+def path_line(title: str | None, heading: tuple[str, ...]) -> str:
+    """Return title and headings as the context of a passage names them."""
     labels = [_SPACE.sub(" ", label).strip() for label in ((title or ""), *heading)]
     kept = [label[:MAX_LABEL_CHARACTERS] for label in dict.fromkeys(labels) if label]
     return " > ".join(kept)

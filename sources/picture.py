@@ -67,11 +67,7 @@ class _Shown:
     @property
     def matrix(self) -> tuple[int, int, int, int]:
         """Return how it is to be turned and mirrored: FFmpeg's a, b, c, d."""
-        told: Mapping[Any, Any] = self.frame.side_data
-        if _DISPLAY_MATRIX not in told:
-            return (1, 0, 0, 1)
-        a, b, _, c, d = struct.unpack_from("=5i", bytes(told[_DISPLAY_MATRIX]))
-        return (a, b, c, d)
+        return matrix_of(self.frame)
 
 
 def _find(body: bytes, at_ms: int) -> _Shown | None:
@@ -90,7 +86,7 @@ def _decode_from(body: bytes, from_ms: int | None, at_ms: int) -> _Shown | None:
     ``None`` when that is no key frame or comes after ``at_ms``, as of containers without an index.
     """
     with open_container(body, PICTURES) as container:
-        stream = _choose(container)
+        stream = choose_track(container)
         reading = Reading(container)
         if from_ms is not None:
             try:
@@ -99,7 +95,7 @@ def _decode_from(body: bytes, from_ms: int | None, at_ms: int) -> _Shown | None:
                 return None
         found: _Shown | None = None
         over = True
-        for frame in _iter_frames(stream, reading, None if from_ms is None else at_ms):
+        for frame in iter_frames(stream, reading, None if from_ms is None else at_ms):
             pts = frame.pts if frame.pts is not None else frame.dts
             # The last that a decoder gives out have no unit of time of their own.
             base = frame.time_base or stream.time_base
@@ -108,7 +104,7 @@ def _decode_from(body: bytes, from_ms: int | None, at_ms: int) -> _Shown | None:
             shown_ms = reading.count(pts, base, 1_000)
             over = shown_ms <= at_ms
             if found is None or over:
-                found = _Shown(frame, shown_ms, None, _aspect(stream))
+                found = _Shown(frame, shown_ms, None, aspect_of(stream))
             if not over:
                 break
         if found is None or not over:
@@ -116,7 +112,7 @@ def _decode_from(body: bytes, from_ms: int | None, at_ms: int) -> _Shown | None:
         return _Shown(found.frame, found.at_ms, reading.reached_ms, found.aspect)
 
 
-def _iter_frames(stream: VideoStream, reading: Reading, key_ms: int | None) -> Iterator[VideoFrame]:
+def iter_frames(stream: VideoStream, reading: Reading, key_ms: int | None) -> Iterator[VideoFrame]:
     """Yield what can be decoded in the order of display.
 
     With ``key_ms`` nothing, when the first packet is no key frame that is shown at or before that.
@@ -131,11 +127,11 @@ def _iter_frames(stream: VideoStream, reading: Reading, key_ms: int | None) -> I
             if not packet.is_keyframe or packet.pts is None or reading.times(packet)[0] > key_ms:
                 return
             key_ms = None
-        yield from _decode(context, packet)
-    yield from _decode(context, None)
+        yield from decode(context, packet)
+    yield from decode(context, None)
 
 
-def _decode(context: VideoCodecContext, packet: Packet[Any] | None) -> Iterator[VideoFrame]:
+def decode(context: VideoCodecContext, packet: Packet[Any] | None) -> Iterator[VideoFrame]:
     """Yield the sound frames of a packet; a damaged one has none."""
     try:
         frames = context.decode(packet)
@@ -145,11 +141,11 @@ def _decode(context: VideoCodecContext, packet: Packet[Any] | None) -> Iterator[
         return
     for frame in frames:
         if not frame.is_corrupt:
-            _check_size(frame.width, frame.height)
+            check_size(frame.width, frame.height)
             yield frame
 
 
-def _choose(container: InputContainer) -> VideoStream:
+def choose_track(container: InputContainer) -> VideoStream:
     """Return the default track of pictures, else the first; no cover."""
     streams = [
         stream
@@ -164,11 +160,12 @@ def _choose(container: InputContainer) -> VideoStream:
         raise InvalidInputError(
             f"its pictures are of a kind that is not read ({kinds}); convert it to H.264, VP9 or AV1"
         )
-    _check_size(readable[0].codec_context.width, readable[0].codec_context.height)
+    check_size(readable[0].codec_context.width, readable[0].codec_context.height)
     return readable[0]
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raise ``InvalidInputError`` for pictures that are too large to decode."""
     if max(width, height) > MAX_DECODED_SIDE or width * height > MAX_PIXELS:
         raise InvalidInputError(
             f"its pictures of {width} x {height} pixels are too large: at most {MAX_DECODED_SIDE} a side and "
@@ -176,7 +173,16 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _aspect(stream: VideoStream) -> Fraction:
+def matrix_of(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """Return how a frame is to be turned and mirrored: FFmpeg's a, b, c, d."""
+    told: Mapping[Any, Any] = frame.side_data
+    if _DISPLAY_MATRIX not in told:
+        return (1, 0, 0, 1)
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(told[_DISPLAY_MATRIX]))
+    return (a, b, c, d)
+
+
+def aspect_of(stream: VideoStream) -> Fraction:
     """Return how many times as wide as high a pixel is."""
     aspect = stream.sample_aspect_ratio
     if not aspect or not Fraction(1, _MAX_ASPECT) <= aspect <= _MAX_ASPECT:

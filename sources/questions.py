@@ -14,15 +14,16 @@ from typing import Any
 
 from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
 from memory.parsed import check_parsed, load_parsed
-from memory.values import CUES_MEDIA_TYPE, Parsed
+from memory.values import CUES_MEDIA_TYPE, Parsed, Place
 from sources.decoding import valid_text
 from sources.media import MAX_SAMPLES, SAMPLE_BYTES, Audio, Clip, Cut, Picture, Span, make_audio
 from sources.media_types import MEDIA as MEDIA_TYPES
+from sources.stills import CHANNELS, MAX_BYTES, MAX_STILLS, Looked, Still
 
 READY, BODY = b"r", b"b"
 """The greeting; and the message of bytes behind that of JSON in every answer."""
-CONTENT, MEDIA, CUT, CLIP, PICTURE = b"c", b"v", b"x", b"e", b"j"
-"""Questions; the last three are answered in their own kind."""
+CONTENT, MEDIA, CUT, CLIP, PICTURE, LOOK = b"c", b"v", b"x", b"e", b"j", b"l"
+"""Questions; the last four are answered in their own kind."""
 PARSED, AUDIO = b"p", b"a"
 INVALID, NOTHING, UNSUPPORTED, OUT_OF_MEMORY, FAILED = b"i", b"n", b"u", b"m", b"f"
 """Answers to all questions: no."""
@@ -94,6 +95,26 @@ def read_picture(answer: Answer) -> Picture:
     return Picture(answer.body, at_ms, width, height)
 
 
+def read_looked(answer: Answer) -> Looked:
+    """Return stills that have the pixels they should, in order, and where to look on."""
+    told = _expect(answer, LOOK)
+    stills: list[Still] = []
+    position = 0
+    if len(told["stills"]) > MAX_STILLS or len(answer.body) > MAX_BYTES:
+        raise ValueError("too many stills")
+    for width, height, place in told["stills"]:
+        end = position + _count(width) * _count(height) * CHANNELS
+        if not position < end <= len(answer.body):
+            raise ValueError("pixels missing")
+        stills.append(Still(width, height, answer.body[position:end], _place(place)))
+        position = end
+    if position != len(answer.body):
+        raise ValueError("pixels of nothing")
+    title = None if told["title"] is None else valid_text(str(told["title"]))
+    warnings = tuple(valid_text(str(each)) for each in told["warnings"])
+    return Looked(tuple(stills), None if told["rest"] is None else _count(told["rest"]), title, warnings)
+
+
 def read_refusal(answer: Answer) -> InvalidInputError | None:
     """Return why the content was refused, ``None`` when it was not or for want of memory."""
     if answer.kind not in (UNSUPPORTED, INVALID, NOTHING, FAILED):
@@ -101,10 +122,10 @@ def read_refusal(answer: Answer) -> InvalidInputError | None:
     told = json.loads(answer.told)
     if answer.kind == UNSUPPORTED:
         return UnsupportedMediaError(str(told["media_type"]), tuple(map(str, told["supported"])))
-    if answer.kind in (INVALID, NOTHING):
-        where = told["where"]
+    if answer.kind != FAILED:
+        where = None if told["where"] is None else str(told["where"])
         refused = NothingToReadError if answer.kind == NOTHING else InvalidInputError
-        return refused(str(told["what"]), where=None if where is None else str(where))
+        return refused(str(told["what"]), where=where)
     return InvalidInputError(
         f"the parser failed on it in a way it does not foresee ({told['what']}); please report this"
     )
@@ -132,6 +153,15 @@ def _span(start: object, end: object) -> Span:
     if span[0] >= span[1]:
         raise ValueError("an empty span")
     return span
+
+
+def _place(told: list[Any] | None) -> Place | None:
+    if told is None:
+        return None
+    kind, first, last = told
+    if kind not in ("time", "page") or _count(first) > _count(last):
+        raise ValueError("no place")
+    return Place(kind, first, last)
 
 
 def _count(told: object) -> int:

@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Stream
 
-from memory.errors import InvalidInputError
+from memory.errors import InvalidInputError, NothingToReadError
 from sources.captions import Cue, extract_cues, split_voices
 from sources.demuxing import SOUNDS, Reading, codec_of, open_container, preference, title_of
 from sources.media import RATE, Audio, make_audio
@@ -78,9 +78,9 @@ def read_sound(body: bytes) -> Audio:
                 sound.add(frame, None if pts is None or base is None else reading.count(pts, base, RATE))
         samples = sound.finish()
         if not samples:
-            raise InvalidInputError(
-                "the sound in it is damaged: none of it can be read" if damaged else "there is no sound in it"
-            )
+            if not damaged:
+                raise NothingToReadError("there is no sound in it")
+            raise InvalidInputError("the sound in it is damaged: none of it can be read")
         if damaged:
             warnings.append(f"{damaged} damaged pieces of the sound were left out and are silence")
         warnings += [*sound.warnings, *_picture_tracks(container), *reading.warnings()]
@@ -116,10 +116,10 @@ def _choose_sound(container: InputContainer) -> tuple[AudioStream, list[str]]:
     readable = [stream for stream in streams if codec_of(stream) in SOUNDS]
     if not readable:
         kinds = ", ".join(sorted({codec_of(stream) or "unknown" for stream in streams}))
+        if not streams:
+            raise NothingToReadError("there are neither captions nor sound in it")
         raise InvalidInputError(
             f"its sound is of a kind that is not read ({kinds}); convert it to AAC, MP3, Opus or FLAC"
-            if streams
-            else "there are neither captions nor sound in it"
         )
     others = [_name(stream) for stream in streams if stream is not readable[0]]
     told = f"other tracks of sound are not listened to: {', '.join(others[:20])}"

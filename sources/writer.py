@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from memory.values import Place
 from sources.decoding import clean_text
@@ -33,6 +34,7 @@ class Writer:
         header: tuple[int, int] | None = None,
         turn: Turn | None = None,
         joint: str = "\n\n",
+        apart: bool = False,
     ) -> int:
         """Append a block, set apart from the last by ``joint``, and return where it starts.
 
@@ -46,7 +48,7 @@ class Writer:
             self._pieces.append(joint)
         self._pieces.append(told)
         self._length = start + len(told)
-        self.blocks.append(Block(start, self._length, kind, place, header, turn))
+        self.blocks.append(Block(start, self._length, kind, place, header, turn, apart))
         return start
 
     def table(self, lines: Sequence[str], *, place: Place | None = None, header_rows: int = 1) -> None:
@@ -81,9 +83,7 @@ class Writer:
             header = block.header and (block.header[0] + start, block.header[1] + start)
             end = min(block.end + start, self._length)
             if block.start + start < end:
-                self.blocks.append(
-                    Block(block.start + start, end, block.kind, block.place, header, block.turn)
-                )
+                self.blocks.append(replace(block, start=block.start + start, end=end, header=header))
         self._headings.extend(
             Heading(heading.start + start, max(1, heading.level + deeper), heading.label)
             for heading in extracted.headings
