@@ -24,8 +24,10 @@ from api import (
     operations,
     problems,
     recall,
+    stream_events,
     streams,
     tenants,
+    watches,
 )
 from api.limits import Limits, RateFields, make_limits
 from api.logs import RequestLog
@@ -80,7 +82,10 @@ def create_app(
     app.state.fenced_threads = CapacityLimiter(FENCED_THREADS)
     app.state.polling_threads = CapacityLimiter(POLLING_THREADS)
     problems.install(app)
-    features = (documents, memories, streams, recall, nodes, answer, forget, jobs, keys, tenants, operations)
+    features = (
+        *(documents, memories, streams, stream_events, watches, recall, nodes, answer, forget),
+        *(jobs, keys, tenants, operations),
+    )
     for feature in features:
         app.include_router(feature.router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]

@@ -54,8 +54,10 @@ from service.settings import Settings
 from service.shelf_store import ShelfStore
 from service.shelves import Shelves
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
+from service.stream_events import StreamEvents
 from service.streams import Streams
 from service.tracing import set_up
+from service.watches import Watches
 from service.work import Work
 from sources.guard import GuardedParser
 from unlearning.certificate import SigningKey
@@ -294,6 +296,7 @@ def build(
         version=get_version(),
     )
     recaller = Recaller(kernel, indexes, encoder, hierarchy=settings.hierarchy)
+    watches = Watches(kernel, recaller, waker.wake)
     return Lethe(
         kernel=kernel,
         access=Access(kernel, vault.secret("api-keys"), DEFAULT_TENANT),
@@ -301,6 +304,8 @@ def build(
         shelves=shelves,
         recaller=recaller,
         streams=Streams(kernel, recaller, waker.wake),
+        stream_events=StreamEvents(kernel, recaller, watches),
+        watches=watches,
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
         forgetting=forgetting,
         work=Work(kernel, indexes, forgetting, parser or _make_parser(settings, speech), waker.wake),
