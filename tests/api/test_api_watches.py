@@ -373,10 +373,24 @@ def test_a_forgotten_watch_leaves_nothing(service, client, watches):
 
     assert done["state"] == "certified"
     assert service.house.digest() == before
-    assert all(not kept for kept in service.lethe.watches._prepared.values())
     assert watches.forget(watch["id"], wait=5)["state"] == "certified"
     with pytest.raises(NotFoundError):
         watches.forget("nowhere")
+
+
+def test_what_is_kept_of_a_watch_in_memory_goes_with_it(service, client, watches):
+    stream_id = open_stream(client)
+    watch, kept = watches.create("glass", threshold=1), service.lethe.watches._prepared
+    append(client, stream_id, 0, "A tower of glass.")
+    look = service.lethe.stream_events.look(TENANT, stream_id, Mark())
+    assert [event.kind for event in look.events] == ["segment", "match"]
+    assert [list(one) for one in kept.values()] == [[watch["id"]]]
+
+    watches.forget(watch["id"], wait=5)
+
+    assert list(kept.values()) == []
+    look = service.lethe.stream_events.look(TENANT, stream_id, Mark())
+    assert [event.kind for event in look.events] == ["segment"]
 
 
 def test_a_watch_of_a_stream_goes_with_it(client, watches):
