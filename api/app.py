@@ -25,8 +25,10 @@ from api import (
     operations,
     problems,
     recall,
+    stream_events,
     streams,
     tenants,
+    watches,
 )
 from api.limits import Limits, RateFields, make_limits
 from api.logs import RequestLog
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from service.lethe import Lethe
 
 FEATURES = (
-    *(documents, memories, streams, excerpts, recall, nodes, answer, forget, jobs, keys, tenants, operations),
+    *(documents, memories, streams, stream_events, watches, excerpts, recall, nodes, answer, forget),
+    *(jobs, keys, tenants, operations),
 )
 MAX_BODY_BYTES = 32 * 1024 * 1024
 FENCED_THREADS = 64

@@ -22,6 +22,7 @@ from api.schemas import (
     TenantRequest,
 )
 from api.stream_schemas import RecordedPart, SegmentRequest, StreamRequest
+from api.watch_schemas import WatchRequest
 
 REF = "#/components/schemas/{model}"
 
@@ -55,6 +56,7 @@ REQUESTS = (
     SegmentRequest,
     StreamRequest,
     TenantRequest,
+    WatchRequest,
 )
 SEGMENT_FORM = {"$ref": REF.format(model="SegmentForm")}
 """Schema of a segment that comes as a file with fields beside it."""

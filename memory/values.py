@@ -22,10 +22,11 @@ ForgetId = NewType("ForgetId", str)
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
-EntryKind = Literal["document", "memory", "stream", "segment"]
+EntryKind = Literal["document", "memory", "stream", "segment", "watch"]
 """A document is a file or text with its own structure; a memory is a short text or a chat.
 
-A stream is what is said of a recording as a whole; a segment is a part of it, as it came in.
+A stream is what is said of a recording as a whole; a segment is a part of it, as it came in. A watch is a
+query that stands: what comes in is held against it.
 """
 
 MESSAGES_MEDIA_TYPE = "application/vnd.lethe.messages+json"
@@ -34,6 +35,8 @@ CUES_MEDIA_TYPE = "application/vnd.lethe.cues+json"
 """Body of a part of a transcript: a JSON array of cues {start_ms, end_ms, text, speaker?}."""
 STREAM_MEDIA_TYPE = "application/vnd.lethe.stream+json"
 """Body of a stream itself: a JSON object {kind}; there is nothing to read in it."""
+WATCH_MEDIA_TYPE = "application/vnd.lethe.watch+json"
+"""Body of a watch: a JSON object {query, name, filter, threshold}; nothing in it is ever found."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,16 +142,19 @@ class LexicalIndex:
                 self._writer.commit()
             self._index.reload()
 
-    def search(self, query: str, *, limit: int, allowed: Allowed | None = None) -> tuple[Keys, Scores]:
+    def search(
+        self, query: str, *, limit: int, allowed: Allowed | None = None, every: bool = False
+    ) -> tuple[Keys, Scores]:
         """Return (keys, BM25 scores), best first, of the rows that share a word with ``query``.
 
+        With ``every``, of those that have all its words (of a very long query, its rarest ones).
         Rows that tie with the last one come along (so a caller that breaks ties by content sees them all),
         up to ``limit`` + 1,024. The filter is exact however few rows it allows.
         """
         if limit < 1:
             return _nothing()
         searcher = self._searcher()
-        wanted = self._wanted(searcher, query)
+        wanted = self._wanted(searcher, query, tantivy.Occur.Must if every else tantivy.Occur.Should)
         if wanted is None:
             return _nothing()
         if allowed is None:
@@ -194,6 +197,10 @@ class LexicalIndex:
             return 0.0
         return round(1.0 - math.log(min(max(1, min(seen)), rows)) / math.log(rows), _DECIMALS)
 
+    def list_words(self, text: str) -> frozenset[str]:
+        """Return the words of ``text`` as rows have them: stemmed, without stop words."""
+        return frozenset(self._analyzer.analyze(normalise(text)))
+
     def count_rows(self, entry_id: EntryId) -> int:
         """Return how many rows of an entry the files and statistics still hold, removed ones included."""
         return int(self._searcher().doc_freq("entry", entry_id))
@@ -228,11 +235,11 @@ class LexicalIndex:
             self._writer = self._index.writer(heap_size=_WRITER_BYTES, num_threads=1)
         return self._writer
 
-    def _wanted(self, searcher: Any, query: str) -> Any:
-        """Return a query for rows with any of the words of ``query``, or None when it has none."""
+    def _wanted(self, searcher: Any, query: str, occur: Any = tantivy.Occur.Should) -> Any:
+        """Return a query for rows with any (or all) of the words of ``query``, None when it has none."""
         parts = [
             (
-                tantivy.Occur.Should,
+                occur,
                 tantivy.Query.boost_query(
                     tantivy.Query.term_query(self._index.schema, "text", word, index_option="freq"),
                     float(count),

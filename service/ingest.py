@@ -204,7 +204,7 @@ def parse_contents(
 def _parse(parser: Parser, content: Content) -> Parsed:
     """Parse a content; of a segment all times are the stream's, and silence is no failure."""
     part = content.attributes.part
-    if content.kind == "stream":
+    if content.kind in ("stream", "watch"):
         return _nothing(content)
     if part is None:
         return parser.parse(content)

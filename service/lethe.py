@@ -38,6 +38,7 @@ from service.recall import Recaller
 from service.remember import remember, view_job
 from service.repeating import Repeating
 from service.shelves import Shelves
+from service.stream_events import StreamEvents
 from service.streams import Streams
 from service.views import (
     Answered,
@@ -51,6 +52,7 @@ from service.views import (
     Scope,
     SourceView,
 )
+from service.watches import Watches
 from service.work import COMPACT, FORGET, REBUILD, Work
 
 POLL_SECONDS = 0.02
@@ -86,6 +88,8 @@ class Lethe:
     answerer: Answerer
     streams: Streams
     excerpts: Excerpts
+    stream_events: StreamEvents
+    watches: Watches
     forgetting: Forgetting
     work: Work
     waker: Waker
@@ -195,6 +199,11 @@ class Lethe:
     def drain(self) -> None:
         """Say from now on that this process is not ready: it is about to stop."""
         self._stopping = True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this process is about to stop: whoever waits here had better ask another."""
+        return self._stopping
 
     def stop(self) -> int:
         """Let running jobs finish, within a limit, and close everything.

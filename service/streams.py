@@ -299,6 +299,17 @@ class Streams:
         return found[0][1].attributes
 
 
+def is_whole(connection: sa.Connection, tenant_id: TenantId, stream_id: SourceId) -> bool:
+    """Say whether a stream is closed and all that came of it is searchable, or was refused.
+
+    ``NotFoundError`` or ``ForgottenError`` where it is not there.
+    """
+    row = _get_row(connection, tenant_id, stream_id)
+    if find_denied(connection, tenant_id, [EntryId(stream_id)]):
+        raise ForgottenError(f"stream {stream_id}")
+    return row.closed_us is not None and not _count_waiting(connection, stream_id)
+
+
 def _view(
     row: _Row, attributes: Attributes, state: State, held: Sequence[EntryId], waiting: int
 ) -> StreamView:
@@ -342,6 +353,7 @@ def _count_waiting(connection: sa.Connection, stream_id: SourceId) -> int:
     waiting = (
         sa.select(sa.func.count())
         .select_from(entries.join(jobs, jobs.c.target == entries.c.id))
-        .where(entries.c.stream_id == stream_id, jobs.c.kind == INGEST, jobs.c.status.in_(_OPEN))
+        .where(entries.c.stream_id == stream_id, entries.c.kind == "segment")
+        .where(jobs.c.kind == INGEST, jobs.c.status.in_(_OPEN))
     )
     return connection.scalar(waiting) or 0

@@ -56,8 +56,10 @@ from service.settings import Settings
 from service.shelf_store import ShelfStore
 from service.shelves import Shelves
 from service.stores import CONTENT_TABLES, ArtifactStore, ControlFiles, JournalStore, KeyStore
+from service.stream_events import StreamEvents
 from service.streams import Streams
 from service.tracing import set_up
+from service.watches import Watches
 from service.work import Work
 from sources.guard import GuardedParser
 from sources.parse import SourceParser
@@ -305,6 +307,7 @@ def build(
     )
     reading = MediaParser(guarded, speech, screen_text) if parser is None else parser
     recaller = Recaller(kernel, indexes, encoder, hierarchy=settings.hierarchy)
+    watches = Watches(kernel, recaller, waker.wake)
     return Lethe(
         kernel=kernel,
         access=Access(kernel, vault.secret("api-keys"), DEFAULT_TENANT),
@@ -312,6 +315,8 @@ def build(
         shelves=shelves,
         recaller=recaller,
         streams=Streams(kernel, recaller, waker.wake),
+        stream_events=StreamEvents(kernel, recaller, watches),
+        watches=watches,
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
         excerpts=Excerpts(kernel, cutter),
         forgetting=forgetting,

@@ -11,7 +11,7 @@ from doors import check_problem
 from fastapi.routing import iter_route_contexts
 from real import OTHER, Service, real_service, tiny_encoder
 
-from memory.values import Attributes, TenantId
+from memory.values import Attributes, SourceId, TenantId
 from service.views import Scope
 from tests.service.harness import TENANT, text_content
 
@@ -40,7 +40,12 @@ EXPECTED: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/v1/streams/{id}/passages"): frozenset({READ}),
     ("POST", "/v1/streams/{id}/segments"): frozenset({WRITE}),
     ("POST", "/v1/streams/{id}/close"): frozenset({WRITE}),
+    ("GET", "/v1/streams/{id}/events"): frozenset({READ}),
     ("DELETE", "/v1/streams/{id}"): frozenset({FORGET}),
+    ("POST", "/v1/watches"): frozenset({WRITE}),
+    ("GET", "/v1/watches"): frozenset({READ}),
+    ("GET", "/v1/watches/{id}"): frozenset({READ}),
+    ("DELETE", "/v1/watches/{id}"): frozenset({FORGET}),
     ("POST", "/v1/recall"): frozenset({READ}),
     ("GET", "/v1/topics"): frozenset({READ}),
     ("GET", "/v1/nodes/{id}"): frozenset({READ}),
@@ -71,6 +76,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/memories"): {"text": "bob likes the garden"},
     ("POST", "/v1/streams"): {"kind": "text"},
     ("POST", "/v1/streams/{id}/segments"): {"number": 0, "cues": [{"start_ms": 0, "text": "a bell rings"}]},
+    ("POST", "/v1/watches"): {"query": "a bell rings"},
     ("POST", "/v1/recall"): {"query": WORD},
     ("POST", "/v1/answer"): {"query": f"where is {WORD}"},
     ("POST", "/v1/keys"): {"name": "another", "roles": ["read"]},
@@ -91,10 +97,12 @@ class Things:
     forget: str
     key: str
     stream: str
+    watch: str
 
     def id_for(self, path: str) -> str:
         kinds = {"documents": self.document, "jobs": self.job, "forget": self.forget, "keys": self.key}
-        kinds |= {"nodes": self.document, "streams": self.stream, "sources": self.document}
+        kinds |= {"nodes": self.document, "sources": self.document}
+        kinds |= {"streams": self.stream, "watches": self.watch}
         return kinds[path.split("/")[2]]
 
 
@@ -117,7 +125,8 @@ def make_things(service: Service, tenant_id: TenantId) -> Things:
     forgotten = lethe.forget(tenant_id, Scope(ids=(gone.source_id,)), preview=False)
     spare = service.access.issue(tenant_id, ("read",), name=WORD)
     stream, _ = lethe.streams.open(tenant_id, "text", Attributes(title=WORD))
-    return Things(kept.source_id, kept.job.id, forgotten.id, spare.view.id, stream.id)
+    watch = lethe.watches.create(tenant_id, WORD, stream_id=stream.id)
+    return Things(kept.source_id, kept.job.id, forgotten.id, spare.view.id, stream.id, watch.id)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +201,11 @@ def test_a_key_does_with_its_own_what_its_role_may(
     role: str,
     tenant_id: TenantId,
 ) -> None:
-    changes = "{id}" in path and method != "GET"
+    is_followed = path.endswith("/events")
+    changes = "{id}" in path and (method != "GET" or is_followed)
     things = make_things(service, tenant_id) if changes else kept[tenant_id]
+    if is_followed:
+        service.lethe.streams.close(tenant_id, SourceId(things.stream))  # else its events have no end
     id = things.id_for(path) if "{id}" in path else things.document
     roles = EXPECTED[method, path]
     assert roles is not None
@@ -243,7 +255,7 @@ def test_what_is_another_tenants_is_as_if_it_were_not(
             unknown = ask(service, key, method, path, "ffff")
             assert response.json()["counts"] == unknown.json()["counts"]
             assert response.json()["counts"]["entries"] == 0
-        for secret in (things.job, things.forget, things.key, things.stream):
+        for secret in (things.job, things.forget, things.key, things.stream, things.watch):
             assert secret not in response.text
         assert things.document not in response.text
 

@@ -101,6 +101,25 @@ def test_keys_past_the_bitmap_are_not_allowed(big):
     assert len(big.search("wak", limit=5, allowed=np.zeros(3000, dtype=np.bool_))[0]) == 0
 
 
+@pytest.mark.parametrize("share", [0.01, 0.9, None])
+def test_every_word_can_be_asked_for(big, share):
+    """Just the allowed rows that have all the words, scored as ever; a query without words finds none."""
+    rng = np.random.default_rng(5)
+    allowed = None if share is None else rng.random(3000) < share
+    held = {key: set(rows[0].body.split()) for key, (_, rows) in enumerate(corpus(3000))}
+    for query in ("wak wal", "wak wbk wck", "wjt nowhere"):
+        wanted = {
+            key
+            for key, words in held.items()
+            if words.issuperset(query.split()) and (allowed is None or allowed[key])
+        }
+        keys, scores = big.search(query, limit=3000, allowed=allowed, every=True)
+        assert set(keys.tolist()) == wanted
+        assert scores.tolist() == big.score(query, keys).tolist()
+    assert len(big.search("the of", limit=10, every=True)[0]) == 0
+    assert big.list_words("The towers, of Glass!") == {"tower", "glass"}
+
+
 def test_score_agrees_with_search(big):
     keys, scores = big.search("wak wbl wcm", limit=40)
     assert big.score("wak wbl wcm", keys).tolist() == scores.tolist()

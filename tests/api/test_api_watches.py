@@ -1,0 +1,468 @@
+"""Watches and the events of streams over TCP: told while they happen, gone on with, forgotten before they leave."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import contextmanager
+
+import orjson
+import pytest
+from doors import serving_app
+from real import real_service, tiny_encoder
+
+import api.client_watches
+import api.stream_events
+from api.app import create_app
+from api.client import LetheClient
+from api.stream_events import FollowedStream
+from embedding.encoder import TextEncoder
+from embedding.models import ModelStore, default_cache
+from memory.errors import ForgottenError, InvalidInputError, NotFoundError, UnavailableError
+from service import watches as service_watches
+from service.stream_events import Mark, StreamEvents
+from service.views import Scope
+from tests.service.harness import TENANT
+
+SOON = 5.0
+
+
+@pytest.fixture
+def service(tmp_path):
+    with real_service(tmp_path / "data", tiny_encoder(tmp_path / "model")) as opened:
+        yield opened
+
+
+@contextmanager
+def calling(service, *roles):
+    """Yield a client over TCP; its server outlives neither the block nor a listener."""
+    with (
+        serving_app(service.app, lifespan="off") as port,
+        LetheClient(f"http://127.0.0.1:{port}", service.key(*roles)) as client,
+    ):
+        try:
+            yield client
+        finally:
+            service.app.state.drain()
+            service.lethe._stopping = True
+
+
+@pytest.fixture
+def client(service):
+    with calling(service, "read", "write", "forget") as opened:
+        yield opened
+
+
+@pytest.fixture
+def watches(client):
+    return api.client_watches.Watches(client)
+
+
+class Listener:
+    """Follows a stream in a thread, and keeps all that it hears."""
+
+    def __init__(self, client, stream_id, after=None):
+        self.heard: list[tuple[str, str, dict]] = []
+        self.lines: list[str] = []
+        self.client, self.path = client, f"/v1/streams/{stream_id}/events"
+        self.headers = {} if after is None else {"last-event-id": after}
+        self.leave = threading.Event()
+        self.thread = threading.Thread(target=self._listen)
+        self.thread.start()
+
+    def _listen(self):
+        with self.client._http.stream("GET", self.path, headers=self.headers, timeout=SOON) as response:
+            self.status = response.status_code
+            event: dict[str, str] = {}
+            for line in response.iter_lines():
+                self.lines.append(line)
+                if self.leave.is_set():
+                    return
+                if line:
+                    name, _, value = line.partition(": ")
+                    event[name] = value
+                elif "event" in event:
+                    self.heard.append((event.get("id", ""), event["event"], orjson.loads(event["data"])))
+                    event = {}
+
+    def wait(self, count):
+        until(lambda: len(self.heard) >= count)
+        return self.heard
+
+    def whole(self):
+        self.thread.join(SOON)
+        assert not self.thread.is_alive(), "the reply has not ended"
+        return self.heard
+
+
+def until(holds):
+    deadline = time.monotonic() + SOON
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def open_stream(client, **said):
+    return client._send("POST", "/v1/streams", json={"kind": "text", **said})["id"]
+
+
+def append(client, stream_id, number, *texts):
+    cues = [
+        {"start_ms": 1000 * number + 100 * at, "end_ms": 1000 * number + 100 * at + 90, "text": text}
+        for at, text in enumerate(texts)
+    ]
+    path = f"/v1/streams/{stream_id}/segments"
+    return client._send("POST", path, json={"number": number, "cues": cues}, wait=5)["id"]
+
+
+def close(client, stream_id):
+    client._send("POST", f"/v1/streams/{stream_id}/close")
+
+
+def told(listener):
+    return [(kind, data.get("number")) for _, kind, data in listener]
+
+
+def test_what_becomes_searchable_and_what_matches_is_told_while_it_happens(client, watches):
+    stream_id = open_stream(client)
+    watch = watches.create("glass tower", name="landmark", threshold=1)
+    append(client, stream_id, 0, "The river is calm.")
+    listener = Listener(client, stream_id)
+    listener.wait(1)
+
+    source_id = append(client, stream_id, 1, "A tower made of glass is in the garden.")
+    heard = listener.wait(3)
+    close(client, stream_id)
+
+    assert told(listener.whole()) == [("segment", 0), ("segment", 1), ("match", 1), ("closed", None)]
+    assert heard[1][2] == {
+        "number": 1,
+        "start_ms": 1000,
+        "end_ms": 1090,
+        "source_id": source_id,
+        "passages": 1,
+    }
+    match = heard[2][2]
+    assert (match["watch_id"], match["source_id"]) == (watch["id"], source_id)
+    assert (match["start_ms"], match["end_ms"]) == (1000, 1090)
+    assert match["passage_id"].endswith(".0")
+    assert -1 <= match["score"] < 1
+    (hit,) = watches.get(watch["id"])["matches"]
+    assert hit["passage_id"] == match["passage_id"]
+    assert hit["score"] == pytest.approx(match["score"], abs=1e-6)
+
+
+def test_a_listener_goes_on_behind_any_event_without_loss_or_repeats(service, client, watches):
+    stream_id = open_stream(client)
+    for query in ("glass", "tower"):
+        watches.create(query, threshold=1)
+    for number in range(3):
+        append(client, stream_id, number, f"The glass tower {number}.", "A letter.")
+    client.remember_text("What is no part of the stream, of glass.", wait=5)
+    close(client, stream_id)
+    whole = Listener(client, stream_id).whole()
+    assert told(whole) == [e for n in range(3) for e in (("segment", n), ("match", n), ("match", n))] + [
+        ("closed", None)
+    ]
+    assert len({id for id, _, _ in whole}) == len(whole)
+
+    for at, (id, _, _) in enumerate(whole[:-1]):
+        assert Listener(client, stream_id, id).whole() == whole[at + 1 :]
+    ended = Listener(client, stream_id, whole[-1][0])
+    assert (ended.whole(), ended.status) == ([], 204)
+    with pytest.raises(InvalidInputError):
+        list(api.client_watches.iter_events(client, stream_id, after="yesterday"))
+
+
+def test_another_process_goes_on_where_one_left_off(service):
+    """What it needs to know is in the database: nothing of the first process is left."""
+    with calling(service, "read", "write", "forget") as client:
+        stream_id = open_stream(client)
+        watch = api.client_watches.Watches(client).create("tower", threshold=1)
+        for number in range(2):
+            append(client, stream_id, number, f"The tower {number}.")
+        close(client, stream_id)
+        whole = Listener(client, stream_id).whole()
+    service.house.restart()
+    service.lethe = service.house.lethe
+    service.access, service.app = service.lethe.access, create_app(service.lethe)
+    with calling(service, "read") as client:
+        assert Listener(client, stream_id, whole[1][0]).whole() == whole[2:]
+        assert len(api.client_watches.Watches(client).get(watch["id"])["matches"]) == 2
+
+
+@pytest.mark.parametrize("what", ["segment", "watch", "stream"])
+def test_what_is_forgotten_between_looking_and_telling_does_not_leave(
+    service, client, watches, monkeypatch, what
+):
+    stream_id = open_stream(client)
+    watch = watches.create("adeyemi", threshold=1)
+    listener = Listener(client, stream_id)
+    until(lambda: listener.lines)
+    look = StreamEvents.look
+
+    def late(self, tenant_id, of, after):
+        found = look(self, tenant_id, of, after)
+        if found.events:
+            monkeypatch.setattr(StreamEvents, "look", look)
+            forgotten = {"segment": ids[0] if ids else None, "watch": watch["id"], "stream": stream_id}[what]
+            assert forgotten is not None
+            service.lethe.forget(TENANT, Scope(ids=(forgotten,)), preview=False)
+        return found
+
+    ids: list[str] = []
+    append_ready = threading.Event()
+
+    def waiting(self, tenant_id, of, after):
+        append_ready.wait(SOON)
+        return late(self, tenant_id, of, after)
+
+    monkeypatch.setattr(StreamEvents, "look", waiting)
+    ids.append(append(client, stream_id, 0, "Adeyemi is ill."))
+    append_ready.set()
+    if what == "stream":
+        until(lambda: "event: error" in listener.lines)
+        assert not any("Adeyemi" in line or ids[0] in line for line in listener.lines)
+        return
+    append(client, stream_id, 1, "The anchor is up.")
+    close(client, stream_id)
+
+    heard = listener.whole()
+    left = {"segment": [("segment", 1)], "watch": [("segment", 0), ("segment", 1)]}[what]
+    assert told(heard) == [*left, ("closed", None)]
+    assert not any(watch["id"] in line for line in listener.lines)
+
+
+def test_what_was_forgotten_is_not_told_to_who_comes_later(client, watches):
+    stream_id = open_stream(client)
+    watch = watches.create("adeyemi", subjects=["adeyemi"], threshold=1)
+    gone = append(client, stream_id, 0, "Adeyemi is ill.")
+    append(client, stream_id, 1, "Adeyemi is well.")
+    client.forget_document(gone, wait=5)
+    close(client, stream_id)
+    assert told(Listener(client, stream_id).whole()) == [("segment", 1), ("match", 1), ("closed", None)]
+
+    client.forget({"subjects": ["adeyemi"]}, wait=5)
+
+    assert told(Listener(client, stream_id).whole()) == [("segment", 1), ("closed", None)]
+    with pytest.raises(ForgottenError):
+        watches.get(watch["id"])
+    assert list(watches.iter_all()) == []
+
+
+def test_who_waits_holds_no_thread_and_no_fence_and_is_let_go_when_the_service_stops(
+    service, client, monkeypatch
+):
+    monkeypatch.setattr(api.stream_events, "HEARTBEAT_SECONDS", 0.2)
+    follow, followed = FollowedStream._follow, []
+
+    async def counted(self, *told):
+        followed.append(self)
+        try:
+            return await follow(self, *told)
+        finally:
+            followed.remove(self)
+
+    monkeypatch.setattr(FollowedStream, "_follow", counted)
+    stream_id = open_stream(client)
+    listeners = [Listener(client, stream_id) for _ in range(3)]
+    until(lambda: all(":" in listener.lines for listener in listeners))
+
+    assert service.app.state.fenced_threads.borrowed_tokens == 0
+    with service.lethe.kernel.fence.exclusive(TENANT, timeout_seconds=0.5):
+        pass  # alone at once
+    assert len(followed) == 3
+    listeners[0].leave.set()
+    listeners[0].whole()
+    until(lambda: len(followed) == 2)
+    service.app.state.drain()
+    for listener in listeners[1:]:
+        assert listener.whole() == []
+    until(lambda: not followed)
+
+
+def test_a_key_that_is_revoked_hears_no_more(service, client, monkeypatch):
+    monkeypatch.setattr(api.stream_events, "HEARTBEAT_SECONDS", 0.1)
+    stream_id = open_stream(client)
+    issued = service.access.issue(TENANT, ("read",), name="listener")
+    with LetheClient(str(client._url), issued.key) as other:
+        listener = Listener(other, stream_id)
+        until(lambda: ":" in listener.lines)
+        service.access.revoke(TENANT, issued.view.id)
+        assert listener.whole() == []
+
+
+def test_a_client_goes_on_by_itself_when_the_connection_breaks(client, monkeypatch):
+    """The service ended the reply after one event; the next connection begins behind it."""
+    monkeypatch.setattr(api.client_watches, "PAUSE_SECONDS", 0.0)
+    stream_id = open_stream(client)
+    for number in range(3):
+        append(client, stream_id, number, "Aye.")
+    close(client, stream_id)
+    listen, begun = api.client_watches._listen, []
+
+    def broken(client, stream_id, after):
+        begun.append(after)
+        for at, one in enumerate(listen(client, stream_id, after)):
+            if at == 1 and len(begun) < 3:
+                raise UnavailableError("the connection broke")
+            yield one
+
+    monkeypatch.setattr(api.client_watches, "_listen", broken)
+    heard = list(api.client_watches.iter_events(client, stream_id))
+    assert told(heard) == [("segment", 0), ("segment", 1), ("segment", 2), ("closed", None)]
+    assert begun == [None, heard[0][0], heard[1][0]]
+    assert list(api.client_watches.iter_events(client, stream_id, after=heard[-1][0])) == []
+    with pytest.raises(NotFoundError):
+        list(api.client_watches.iter_events(client, "nowhere"))
+
+
+def test_a_watch_is_held_against_what_comes_and_against_what_it_is_for(service, client, watches):
+    clock = service.house.clock
+    client.remember_text("A tower of glass, before.", wait=5)
+    clock.now_us += 1_000_000
+    quay = open_stream(client, metadata={"quay": 2})
+    plain = watches.create("towers of glass", threshold=1)
+    filtered = watches.create("glass", filter={"metadata.quay": 2}, threshold=1)
+    limited = watches.create("glass", stream_id=quay, threshold=1)
+    near = watches.create("what is near in every way", threshold=0)
+    clock.now_us += 1_000_000
+    client.remember_text("A tower of glass, after.", external_id="after", wait=5)
+    clock.now_us += 1_000_000
+    append(client, quay, 0, "The glass is gone.", "A tower of glass, at the quay.")
+
+    def matches(watch):
+        return [hit["text"] for hit in watches.get(watch["id"])["matches"]]
+
+    at_the_quay = "The glass is gone.\nA tower of glass, at the quay."
+    assert matches(plain) == [at_the_quay, "A tower of glass, after."]
+    assert matches(filtered) == [at_the_quay]
+    assert matches(limited) == [at_the_quay]
+    assert set(matches(near)) <= {at_the_quay, "A tower of glass, after."}
+    clock.now_us += 1_000_000
+    client.remember_text("A tower of stone now.", external_id="after", wait=5)
+    assert matches(plain) == [at_the_quay]
+    assert [one["text"] for one in watches.get(plain["id"], limit=1)["matches"]] == [at_the_quay]
+
+
+def test_watches_are_listed_and_found_by_no_recall(service, client, watches):
+    ids = []
+    for at in range(3):
+        ids.append(watches.create(f"zanzibar {at}", name=f"n{at}", subjects=["s"], threshold=0.7)["id"])
+        service.house.clock.now_us += 1_000_000
+    listed = list(watches.iter_all(page_size=2))
+    assert [one["id"] for one in listed] == ids[::-1]
+    assert listed[0] == {
+        "id": ids[2], "query": "zanzibar 2", "name": "n2", "filter": None, "stream_id": None,
+        "threshold": 0.7, "subjects": ["s"], "created_at": "2025-06-15T15:06:42Z",
+    }  # fmt: skip
+    assert client.recall("zanzibar")["hits"] == []
+    assert client.list_documents() == client.list_memories() == []
+
+
+def test_a_forgotten_watch_leaves_nothing(service, client, watches):
+    client.remember_text("A tower of glass.", wait=5)
+    service.lethe.indexes.rewrite(TENANT)  # as a forget leaves it
+    before = service.house.digest()
+    watch = watches.create("tower of glass", threshold=1)
+    assert len(watches.get(watch["id"])["matches"]) == 1
+    assert service.house.digest() != before
+
+    done = watches.forget(watch["id"], wait=5)
+
+    assert done["state"] == "certified"
+    assert service.house.digest() == before
+    assert watches.forget(watch["id"], wait=5)["state"] == "certified"
+    with pytest.raises(NotFoundError):
+        watches.forget("nowhere")
+
+
+def test_what_is_kept_of_a_watch_in_memory_goes_with_it(service, client, watches):
+    stream_id = open_stream(client)
+    watch, kept = watches.create("glass", threshold=1), service.lethe.watches._prepared
+    append(client, stream_id, 0, "A tower of glass.")
+    look = service.lethe.stream_events.look(TENANT, stream_id, Mark())
+    assert [event.kind for event in look.events] == ["segment", "match"]
+    assert [list(one) for one in kept.values()] == [[watch["id"]]]
+
+    watches.forget(watch["id"], wait=5)
+
+    assert list(kept.values()) == []
+    look = service.lethe.stream_events.look(TENANT, stream_id, Mark())
+    assert [event.kind for event in look.events] == ["segment"]
+
+
+def test_a_watch_of_a_stream_goes_with_it(client, watches):
+    stream_id = open_stream(client)
+    watch = watches.create("glass", stream_id=stream_id, threshold=1)
+    client._send("DELETE", f"/v1/streams/{stream_id}", wait=5)
+    with pytest.raises(ForgottenError):
+        watches.get(watch["id"])
+    with pytest.raises(ForgottenError):
+        watches.create("glass", stream_id=stream_id)
+
+
+def test_what_stands_is_the_same_after_a_rebuild(service, client, watches):
+    watches.create("tower of glass", threshold=1)
+    client.remember_text("A tower of glass.", wait=5)
+    service.lethe.indexes.rewrite(TENANT)  # as a rebuild leaves it
+    before = service.house.digest()
+    service.lethe.rebuild(TENANT)
+    assert service.house.digest() == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": " "},
+        {"query": "glass", "threshold": 1.5},
+        {"query": "glass", "filter": {"metadata.year": {"$near": 3}}},
+        {"query": "glass", "stream_id": "a b"},
+        {"query": "glass", "title": "no field of a watch"},
+    ],
+)
+def test_what_is_no_watch_is_refused(client, body):
+    with pytest.raises(InvalidInputError):
+        client._send("POST", "/v1/watches", json=body)
+
+
+def test_only_so_many_stand(client, watches, monkeypatch):
+    monkeypatch.setattr(service_watches, "MOST_WATCHES", 1)
+    watch = watches.create("glass")
+    reply = client._http.post("/v1/watches", json={"query": "stone"})
+    assert reply.status_code == 409
+    watches.forget(watch["id"], wait=5)
+    watches.create("stone")
+    with pytest.raises(NotFoundError):
+        watches.create("stone", stream_id="nowhere")
+
+
+def test_ids_of_events_stand_in_the_order_of_telling():
+    ids = ["7", "7.00ab.0", "7.00ab.2", "7.01.0", "8", "8.closed"]
+    assert [Mark.parse(id).id for id in ids] == ids
+    assert sorted(map(Mark.parse, ids)) == [Mark.parse(id) for id in ids]
+    for wrong in ("", "-1", "7.", "7.00ab", "7.closed.1", "٣", "7.x.1", "9" * 30):
+        with pytest.raises(InvalidInputError):
+            Mark.parse(wrong)
+
+
+@pytest.mark.models
+def test_what_is_near_in_meaning_is_told(tmp_path):
+    folder = ModelStore(default_cache(os.environ), offline=True).find("all-minilm-l6-v2")
+    if folder is None:
+        pytest.skip("all-minilm-l6-v2 is not in the model cache (lethe models get all-minilm-l6-v2)")
+    with (
+        real_service(tmp_path / "data", TextEncoder(folder, name="all-minilm-l6-v2")) as service,
+        calling(service, "read", "write") as client,
+    ):
+        stream_id = open_stream(client)
+        watch = api.client_watches.Watches(client).create("somebody fell into the water")
+        append(client, stream_id, 0, "The band will play on Saturday evening.")
+        append(client, stream_id, 1, "Man overboard! A sailor has fallen into the sea.")
+        append(client, stream_id, 2, "Coffee is two euros in the canteen.")
+        close(client, stream_id)
+        heard = Listener(client, stream_id).whole()
+        assert [data["number"] for _, kind, data in heard if kind == "match"] == [1]
+        (hit,) = api.client_watches.Watches(client).get(watch["id"])["matches"]
+        assert hit["score"] >= service_watches.THRESHOLD
