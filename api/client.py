@@ -31,6 +31,7 @@ from api.client_bodies import (
     text_of,
 )
 from api.client_errors import BusyError, error_from, error_of
+from api.client_streams import CueFields, StreamsClient
 from api.node_replies import NodeReply, TopicPage, TopicReply
 from api.replies import (
     AnswerReply,
@@ -56,6 +57,7 @@ from service.views import Role
 __all__ = [
     "AttributeFields",
     "BusyError",
+    "CueFields",
     "DocumentFields",
     "LetheClient",
     "MediaFile",
@@ -89,6 +91,11 @@ class LetheClient:
             timeout=timeout_seconds,
             trust_env=httpx2.URL(self._url).host not in {"127.0.0.1", "::1", "localhost"},
         )
+
+    @property
+    def streams(self) -> StreamsClient:
+        """What concerns streams."""
+        return StreamsClient(self._send, self._iter_pages)
 
     def __enter__(self) -> LetheClient:
         return self

@@ -68,6 +68,13 @@ TimeRangeFields = TypedDict("TimeRangeFields", {"from": datetime | str, "to": da
 """A range of times, either end of which may be left out."""
 
 
+class StreamRangeFields(TypedDict, total=False):
+    """A stretch of a stream's or a recording's own time, either end of which may be left out."""
+
+    start_ms: int
+    end_ms: int
+
+
 class ScopeFields(TypedDict, total=False):
     """What to forget; every condition given must hold."""
 
@@ -76,6 +83,8 @@ class ScopeFields(TypedDict, total=False):
     subjects: Sequence[str]
     filter: Mapping[str, Any]
     time_range: TimeRangeFields
+    stream_range: StreamRangeFields
+    speakers: Sequence[str]
     user_id: str
 
 

@@ -35,6 +35,7 @@ from service.remember import fresh_keys
 from service.sparing import Cutter, append_rest, spare
 from service.topics import fold_topics
 from service.views import ForgetView, Scope
+from sources.parse import is_media
 from unlearning.certificate import CertificatePayload, Counts, SigningKey, StoreResult, issue_certificate
 from unlearning.forget import (
     Erased,
@@ -297,7 +298,9 @@ class Forgetting:
                 parsed = [each.parse for each in names]
                 payloads = dict(iter_payloads(connection, self.kernel.vault, tenant_id, parsed))
             if content is not None:
-                yield content.body.decode("utf-8", "ignore")
+                # Of a film only the words: runs of zeros in it stand in any file, and would be found there.
+                if not is_media(content.media_type):
+                    yield content.body.decode("utf-8", "ignore")
                 yield from _attribute_texts(content)
             for payload in payloads.values():
                 yield load_parsed(payload).text

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from typing import BinaryIO
 
 import av
 from av.container import InputContainer
@@ -49,14 +50,14 @@ SHORTFALL_PART = 100
 
 
 @contextmanager
-def open_container(body: bytes, decoders: frozenset[str] = SOUNDS) -> Iterator[InputContainer]:
-    """Open a file; only these decoders may look at what is in it.
+def open_container(body: bytes | BinaryIO, decoders: frozenset[str] = SOUNDS) -> Iterator[InputContainer]:
+    """Open a file, or its bytes; only these decoders may look at what is in it.
 
     Raises ``InvalidInputError`` when it is none of the containers, or damaged where it says what it holds.
     """
     try:
         container = av.open(
-            io.BytesIO(body),
+            io.BytesIO(body) if isinstance(body, bytes) else body,
             "r",
             options={"max_pixels": str(MAX_PIXELS)},
             container_options={

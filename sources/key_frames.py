@@ -1,7 +1,8 @@
 """The key frames of a film: each picture that differs from the one before it, with when it is shown.
 
 One thread decodes, and of a film that goes on steadily only frames that others are made of: a scene or a
-caption that begins with another frame is seen a few frames later. Which frames to keep is said in ``sources/changes.py``.
+caption that begins with another frame is seen a few frames later. Which frames to keep is said in
+``sources/changes.py``.
 """
 
 from __future__ import annotations

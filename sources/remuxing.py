@@ -25,14 +25,14 @@ SECOND_US = 1_000_000
 MAX_BACK_US = 10 * SECOND_US
 MAX_AHEAD_US = 3600 * SECOND_US
 """A track whose time stamps jump farther has begun its clock anew. Pictures come in the order of decoding."""
-_DECODERS = SOUNDS | PICTURES
+DECODERS = SOUNDS | PICTURES
 """Some containers do not tell the size of their pictures: one is decoded for that when a file is opened."""
 _ROUNDING_US = 1_000
 """Matroska counts milliseconds."""
 _TAGS = ("title", "artist", "album", "album_artist", "date", "creation_time", "genre", "copyright")
 """What is kept of a file's tags. Others may hold its words: descriptions, comments, the text of a song."""
-_TRACK_TAGS = ("language", "title")
-_WRITING = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
+TRACK_TAGS = ("language", "title")
+WRITING = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
 """The same packets give the same bytes, and times are not moved."""
 
 
@@ -41,7 +41,7 @@ def read_tracks(body: bytes) -> dict[int, Track]:
 
     Raises ``InvalidInputError`` when the file cannot be read, or times in it mean nothing.
     """
-    with open_container(body, _DECODERS) as container:
+    with open_container(body, DECODERS) as container:
         streams = _list_kept(container)
         samples: dict[int, list[Sample]] = {stream.index: [] for stream in streams}
         for number, packet, start in _iter_packets(container):
@@ -59,7 +59,7 @@ def read_tracks(body: bytes) -> dict[int, Track]:
 
 def choose_forms(body: bytes, *, playable: bool = False) -> tuple[str, ...]:
     """Return which containers to try, by FFmpeg's names; what times can be kept in, or what browsers play."""
-    with open_container(body, _DECODERS) as container:
+    with open_container(body, DECODERS) as container:
         name = container.format.name
     if "matroska" in name:
         return ("webm", "matroska") if b"webm" in body[:64] else ("matroska",)
@@ -76,8 +76,8 @@ def write(
     out = io.BytesIO()
     try:
         with (
-            open_container(body, _DECODERS) as container,
-            av.open(out, "w", format=form, options=_WRITING) as writer,
+            open_container(body, DECODERS) as container,
+            av.open(out, "w", format=form, options=WRITING) as writer,
         ):
             copied = _Copying(container, writer, stays, shift_us)
             copied.run()
@@ -129,10 +129,10 @@ class _Copying:
             counts[number] += 1
             if number not in self._made or not self._stays[number][at] or start is None:
                 continue
-            if _is_empty(packet):
+            if is_empty(packet):
                 continue
             made, is_bared = self._made[number]
-            bared = _bare(packet) if is_bared else _uncaptioned(packet)
+            bared = bare(packet) if is_bared else _uncaptioned(packet)
             self._set_times(bared, number, self._shift_us - reading.origin_us)
             self.starts[made.index].append(start + self._shift_us)
             bared.stream = made
@@ -153,7 +153,7 @@ class _Copying:
             context.bit_rate = 0
         if codec_of(stream) == "flac" and context is not None:
             context.extradata = _without_sums(context.extradata or b"")
-        for key in _TRACK_TAGS:
+        for key in TRACK_TAGS:
             if key in stream.metadata:
                 made.metadata[key] = stream.metadata[key]
         self.starts.append([])
@@ -219,11 +219,11 @@ def _check_clock(track: Track) -> None:
 def _holds(written: bytes, expected: Sequence[Sequence[int]]) -> bool:
     """Say whether every packet is there, at its time."""
     found: list[list[int | None]] = [[] for _ in expected]
-    with open_container(written, _DECODERS) as container:
+    with open_container(written, DECODERS) as container:
         if len(container.streams) != len(expected):
             return False
         for number, packet, start in _iter_packets(container):
-            if not _is_empty(packet):
+            if not is_empty(packet):
                 found[number].append(start)
     return all(
         len(times) == len(starts)
@@ -235,12 +235,12 @@ def _holds(written: bytes, expected: Sequence[Sequence[int]]) -> bool:
     )
 
 
-def _is_empty(packet: Packet[Stream]) -> bool:
+def is_empty(packet: Packet[Stream]) -> bool:
     """Say whether it is a caption without text, which MP4 has wherever there is none."""
     return codec_of(packet.stream) == "mov_text" and packet.size >= 2 and bytes(packet)[:2] == b"\0\0"
 
 
-def _bare(packet: Packet[Stream]) -> Packet[Stream]:
+def bare(packet: Packet[Stream]) -> Packet[Stream]:
     """Return the text of a caption of MP4, which is its length, itself, and boxes of styles."""
     data = bytes(packet)
     return _with_bytes(packet, data[2 : 2 + int.from_bytes(data[:2], "big")])

@@ -22,7 +22,7 @@ from sources.outline import Extracted
 from sources.sound import Sound
 from sources.writer import one_line
 
-_SUBTITLES = frozenset(("mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"))
+SUBTITLES = frozenset(("mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"))
 UNTOLD_MS = 5_000
 """How long a caption of no told length is shown, at most."""
 
@@ -89,7 +89,7 @@ def read_sound(body: bytes) -> Audio:
 
 def _is_text(stream: Stream) -> bool:
     # A track of chapter titles is one of text that nobody is meant to see.
-    return codec_of(stream) in _SUBTITLES and stream.discard != Discard.all
+    return codec_of(stream) in SUBTITLES and stream.discard != Discard.all
 
 
 def _name(stream: Stream) -> str:
@@ -106,7 +106,7 @@ def _told_choice(track: Stream, tracks: Sequence[Stream], container: InputContai
 
 
 def _picture_tracks(container: InputContainer) -> Iterator[str]:
-    if pictured := [_name(each) for each in container.streams.subtitles if codec_of(each) not in _SUBTITLES]:
+    if pictured := [_name(each) for each in container.streams.subtitles if codec_of(each) not in SUBTITLES]:
         yield f"subtitle tracks of pictures, or of an unknown kind, are not read: {', '.join(pictured[:20])}"
 
 
