@@ -11,6 +11,7 @@ import numpy as np
 
 from memory.errors import NothingToReadError
 from memory.ports import Speech
+from memory.telling import Told, unheard
 from memory.values import Content, Parsed
 from sources.captions import Cue
 from sources.media import Audio
@@ -20,7 +21,7 @@ from sources.parse import is_media, parse_cues
 class MediaSource(Protocol):
     """A parser that can bring a media file's sound, as ``GuardedParser`` does."""
 
-    def parse(self, content: Content) -> Parsed: ...
+    def parse(self, content: Content, told: Told = unheard) -> Parsed: ...
 
     def parse_media(self, content: Content) -> Parsed | Audio:
         """Return what captions say, or the sound where there are none."""
@@ -35,7 +36,7 @@ class MediaParser:
         self.parser = parser
         self.speech = speech
 
-    def parse(self, content: Content) -> Parsed:
+    def parse(self, content: Content, told: Told = unheard) -> Parsed:
         """Return the parsed content; of heard speech every passage has its place in time.
 
         Raises what ``parser`` does, ``NothingToReadError`` for a file in which nobody is heard to
@@ -46,7 +47,7 @@ class MediaParser:
         media = self.parser.parse_media(content)
         if isinstance(media, Parsed):
             return media
-        transcript = self.speech.transcribe(np.frombuffer(media.samples, "<i2"))
+        transcript = self.speech.transcribe(np.frombuffer(media.samples, "<i2"), told=told)
         if not transcript.utterances:
             seconds = media.duration_ms // 1000
             raise NothingToReadError(
