@@ -85,9 +85,16 @@ def name_artifacts(
     kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId, *, timed: bool = False
 ) -> Names:
     """Return the names of what this entry's recipes make; ``timed`` for media and captions."""
-    parse = artifact_name(kernel.vault, tenant_id, recipes.timed if timed else recipes.parse, [entry_id])
+    parse = name_parsed(kernel, recipes, tenant_id, entry_id, timed=timed)
     vectors = artifact_name(kernel.vault, tenant_id, recipes.vectors, [parse])
     return Names(parse, vectors, artifact_name(kernel.vault, tenant_id, recipes.nodes, [parse, vectors]))
+
+
+def name_parsed(
+    kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId, *, timed: bool
+) -> ArtifactName:
+    """Return the name of an entry's text alone; ``timed`` for media and captions."""
+    return artifact_name(kernel.vault, tenant_id, recipes.timed if timed else recipes.parse, [entry_id])
 
 
 def list_names(kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId) -> tuple[Names, ...]:
