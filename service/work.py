@@ -42,6 +42,10 @@ FOLD, COMPACT, FORGET, REBUILD = "fold", "compact", "forget", "rebuild"
 INGEST_BATCH = 64
 READ_SECONDS = 2.0
 """What was read so far is indexed then, before the rest of a batch."""
+TELL_SECONDS = 1.0
+"""A job's progress is written so often at most."""
+PARSED_SHARE = 0.9
+"""How far an ingest job is when its content is parsed and encoded."""
 RECORD_PAUSES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds between tries to write down that a job failed."""
 
@@ -171,11 +175,11 @@ class Work:
         """Ingest as many of a batch, from its beginning, as can be read in a few seconds; return these."""
         kernel = self.kernel
         contents = self._iter_contents(tenant_id, [EntryId(job.target) for job in batch])
-        read = parse_contents(self.parser, contents, seconds=READ_SECONDS)
+        read = parse_contents(self.parser, contents, seconds=READ_SECONDS, told=self._telling(batch))
         more, batch = read.count < len(batch), batch[: read.count]
         jobs = {EntryId(job.target): job for job in batch}
         made = derive(read.parsed, self.indexes.encoder, read.timed)
-        kernel.jobs.extend(batch, 0.9)
+        kernel.jobs.extend(batch, PARSED_SHARE)
         with kernel.commit(tenant_id, list(jobs)) as commit:
             kept = [derived for derived in made if derived.entry_id not in commit.denied]
             artifacts = to_artifacts(kernel, self.indexes.recipes, tenant_id, kept)
@@ -194,6 +198,24 @@ class Work:
             self.wake(fold.id)
         self.indexes.get(tenant_id)  # follow now, so that the next recall need not
         return batch
+
+    def _telling(self, batch: Sequence[Job]) -> Callable[[EntryId, float], None]:
+        """Return what writes down how far the parsing of an entry is, once in a while."""
+        jobs = {EntryId(job.target): job for job in batch}
+        written = time.monotonic()
+
+        def tell(entry_id: EntryId, share: float) -> None:
+            nonlocal written
+            if time.monotonic() - written < TELL_SECONDS:
+                return
+            written = time.monotonic()
+            try:
+                self.kernel.jobs.extend([jobs[entry_id]], share * PARSED_SHARE)
+            except UnavailableError as error:
+                # The next one tells more; an hour of listening is not lost for it.
+                log.warning("progress cannot be written", error=str(error))
+
+        return tell
 
     def _queue_fold(self, connection: sa.Connection, batch: Sequence[Job]) -> Job | None:
         """Have the topics folded, in the transaction that changes what they are made of.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from memory.errors import InvalidInputError, UnavailableError
+from memory.telling import Told, unheard
 from memory.values import Attributes, Content, JsonValue, Parsed
 from sources.frames import Frame, receive, send
 from sources.media import MAX_SIDE, Audio, Clip, Cut, Picture, Span
@@ -89,7 +90,7 @@ class GuardedParser:
         # The kernel ends a child with the thread that began it, not with the process: this one stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="lethe-parsers")
 
-    def parse(self, content: Content) -> Parsed:
+    def parse(self, content: Content, told: Told = unheard) -> Parsed:
         """Return the parsed content.
 
         Raises what ``SourceParser`` does; ``InvalidInputError`` as well for a file that takes too much time

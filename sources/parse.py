@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
+from memory.telling import Told, unheard
 from memory.values import CUES_MEDIA_TYPE, MESSAGES_MEDIA_TYPE, Content, Parsed, Place, Utterance
 from sources import media_types
 from sources.captions import Cue, cut_captions, extract_captions, extract_cues, extract_json_cues
@@ -87,7 +88,7 @@ _CAPTIONS = frozenset(("text/vtt", "application/x-subrip", CUES_MEDIA_TYPE))
 class SourceParser:
     """Turns documents, chats and media into text, sections and passages. Deterministic and stateless."""
 
-    def parse(self, content: Content) -> Parsed:
+    def parse(self, content: Content, told: Told = unheard) -> Parsed:
         """Return the parsed content.
 
         Raises ``UnsupportedMediaError`` for a media type no format takes, and ``InvalidInputError`` when

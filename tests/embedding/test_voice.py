@@ -31,6 +31,21 @@ def test_what_is_no_speech_is_not_heard_as_speech(name: str) -> None:
     assert find_speech(heard) == []
 
 
+def test_it_tells_how_far_it_is_and_ends_when_told_to() -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(share: float) -> None:
+        shares.append(share)
+        if share > 0.3:
+            raise StopError
+
+    shares: list[float] = []
+    with pytest.raises(StopError):
+        hear_voice(np.zeros(60 * 16_000, np.int16), stop)
+    assert shares == pytest.approx([0, 8 / 60, 16 / 60, 24 / 60])
+
+
 @given(HEARD)
 def test_stretches_of_speech_are_apart_and_hold_what_is_long_enough(heard: np.ndarray) -> None:
     spans = find_speech(heard)

@@ -11,6 +11,7 @@ import pytest
 from embedding.models import ModelStore
 from memory.errors import InvalidInputError, NotFoundError
 from memory.ports import Samples
+from memory.telling import Told, unheard
 from memory.values import Content, Parsed, Transcript, Utterance
 from service.media import MediaParser
 from service.models import make_speech
@@ -33,8 +34,11 @@ class FakeSpeech:
         self.heard: list[int] = []
         self.closed = False
 
-    def transcribe(self, samples: Samples, *, language: str | None = None) -> Transcript:
+    def transcribe(
+        self, samples: Samples, *, language: str | None = None, told: Told = unheard
+    ) -> Transcript:
         self.heard.append(len(samples))
+        told(0.5)
         return Transcript(self.said, "en", ("one stretch could not be made out",))
 
     def close(self) -> None:
@@ -60,8 +64,9 @@ SOUND = Audio(bytes(2 * RATE * 10), 10_000, "A talk", ("a piece was damaged",))
 
 def test_what_is_heard_has_its_times_title_and_warnings() -> None:
     speech = FakeSpeech(*SAID)
-    parsed = MediaParser(FakeSource(SOUND), speech).parse(VIDEO)
-    assert speech.heard == [10 * RATE]
+    shares: list[float] = []
+    parsed = MediaParser(FakeSource(SOUND), speech).parse(VIDEO, shares.append)
+    assert speech.heard == [10 * RATE] and shares == [0.5]
     assert parsed.title == "A talk"
     assert all(said.text in parsed.text for said in SAID)
     places = [passage.place for passage in parsed.passages]

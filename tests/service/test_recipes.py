@@ -12,6 +12,7 @@ from embedding.encoder import TextEncoder
 from memory.ledger import Recipe
 from memory.ports import Samples
 from memory.tables import artifacts, jobs
+from memory.telling import Told, unheard
 from memory.values import Attributes, Content, Transcript, Utterance
 from service.cards import Card
 from service.ingest import Recipes
@@ -28,7 +29,9 @@ class Hearer:
     def __init__(self, name: str, words: str) -> None:
         self.name, self.digest, self.words, self.count = name, name * 8, words, 0
 
-    def transcribe(self, samples: Samples, *, language: str | None = None) -> Transcript:
+    def transcribe(
+        self, samples: Samples, *, language: str | None = None, told: Told = unheard
+    ) -> Transcript:
         self.count += 1
         return Transcript((Utterance(100, 900, self.words),), "en")
 

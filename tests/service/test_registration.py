@@ -23,6 +23,7 @@ CONTROL_PLANE = {
     "denied",
     "forgets",
     "jobs",
+    "streams",
     "tenants",
 }
 """Random ids, counts, times and keyed hashes: no content, and outside the digest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -10,9 +11,10 @@ import sqlalchemy as sa
 
 from memory.clock import to_datetime
 from memory.errors import ConflictError, InvalidInputError, LetheError, NotFoundError, UnavailableError
-from memory.jobs import MAX_ATTEMPTS
+from memory.jobs import MAX_ATTEMPTS, Job
 from memory.kernel import list_changes
 from memory.tables import entries, keys
+from memory.telling import Told, unheard
 from memory.values import Content, Parsed, SourceId
 from service.remember import INGEST
 from service.views import Scope
@@ -197,10 +199,10 @@ class Flawed:
         self.whole = house.lethe.work.parser
         self.error = error
 
-    def parse(self, content: Content) -> Parsed:
+    def parse(self, content: Content, told: Told = unheard) -> Parsed:
         if b"poison" in content.body:
             raise self.error
-        return self.whole.parse(content)
+        return self.whole.parse(content, told)
 
     def close(self) -> None:
         self.whole.close()
@@ -391,3 +393,56 @@ def test_a_dead_job_is_done_once_more_when_asked(house: House, monkeypatch: pyte
     house.waker.drain()
     assert house.lethe.get_job(TENANT, told.job.id).status == "done"
     assert len(house.found("ferry")) == 1
+
+
+class Slow:
+    """A parser that tells how far it is, many times."""
+
+    def __init__(self, house: House, shares: Sequence[float], look: Callable[[], object]) -> None:
+        self.whole, self.shares, self.look = house.lethe.work.parser, shares, look
+
+    def parse(self, content: Content, told: Told = unheard) -> Parsed:
+        for share in self.shares:
+            told(share)
+            self.look()
+        return self.whole.parse(content)
+
+    def close(self) -> None:
+        self.whole.close()
+
+
+def test_progress_moves_while_a_content_is_read(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.work.TELL_SECONDS", 0.0)
+    seen: list[float] = []
+    ids: list[str] = []
+
+    def look() -> None:
+        seen.append(house.lethe.get_job(TENANT, ids[0]).progress)
+
+    house.lethe.work.parser = Slow(house, (0.0, 0.5, 1.0), look)
+    ids += [item.job.id for item in house.lethe.remember(TENANT, [text_content("The ferry leaves.")])]
+    house.waker.drain()
+    assert seen == pytest.approx([0, 0.45, 0.9])
+    assert house.lethe.get_job(TENANT, ids[0]).progress == 1.0
+
+
+def test_progress_is_written_once_in_a_while_and_its_loss_costs_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = house.lethe.kernel.jobs
+    written: list[float] = []
+    extend = jobs.extend
+
+    def fail(claimed: Sequence[Job], progress: float | None = None) -> None:
+        written.append(progress or 0.0)
+        if progress is not None and progress < 0.9:
+            raise UnavailableError("the database starts anew")
+        extend(claimed, progress)
+
+    monkeypatch.setattr(jobs, "extend", fail)
+    house.lethe.work.parser = Slow(house, [at / 1_000 for at in range(1_000)], lambda: None)
+    assert house.remember("The ferry leaves.")
+    assert written == [0.9]
+    monkeypatch.setattr("service.work.TELL_SECONDS", 0.0)
+    assert house.remember("The ferry arrives.")
+    assert len(written) == 1_002 and house.found("ferry")
