@@ -87,7 +87,7 @@ class _Gathering:
     """Looks at frames in their order and holds those to keep."""
 
     def __init__(self, stream: VideoStream, reading: Reading, start_ms: int) -> None:
-        self._reading = reading
+        self._stream, self._reading = stream, reading
         self._start_ms = start_ms
         self._aspect = float(aspect_of(stream))
         self._changes = Changes()
@@ -134,9 +134,9 @@ class _Gathering:
 
     def _time(self, frame: VideoFrame) -> int | None:
         pts = frame.pts if frame.pts is not None else frame.dts
-        if pts is None or frame.time_base is None:
-            return None
-        return max(0, self._reading.count(pts, frame.time_base, 1_000))
+        # Frames that a decoder held back until the end do not tell their unit of time.
+        base = frame.time_base or self._stream.time_base
+        return None if pts is None or base is None else max(0, self._reading.count(pts, base, 1_000))
 
     def _see(self, frame: VideoFrame, at_ms: int, until_ms: int | None) -> None:
         columns, rows = measure_grey(frame.width, frame.height)

@@ -30,6 +30,16 @@ def write_text(picture: np.ndarray, *lines: str, top: int = 60, scale: float = 0
     return drawn
 
 
+def draw_page(*lines: str, size: tuple[int, int] = (720, 240)) -> np.ndarray:
+    """Return a picture, (height, width, 3), of dark lines of text on a light ground."""
+    page = np.full((size[1], size[0], 3), 235, np.uint8)
+    for number, line in enumerate(lines):
+        cv2.putText(
+            page, line, (30, 80 + 80 * number), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (20, 20, 60), 2, cv2.LINE_AA
+        )
+    return page
+
+
 def film(
     pictures: Iterable[np.ndarray],
     kind: str = "mp4",

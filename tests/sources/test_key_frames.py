@@ -13,6 +13,7 @@ from sources import key_frames
 from sources.guard import GuardedParser
 from sources.key_frames import look
 from sources.parse import SourceParser
+from sources.picture import picture
 from sources.questions import LOOK, Answer, read_looked, tell
 from sources.stills import Looked
 from tests.sources.moving import make_media
@@ -167,3 +168,8 @@ def test_stills_that_hold_together_are_read() -> None:
     assert read_looked(
         Answer(LOOK, b'{"stills": [], "rest": null, "title": null, "warnings": []}')
     ) == Looked(())
+
+
+def test_a_picture_that_the_decoder_holds_back_until_the_end_is_found() -> None:
+    body = film([draw_scene(seed) for seed in range(5)], "mkv", times_ms=[0, 4_000, 4_500, 15_000, 15_600])
+    assert picture(body, 15_600).at_ms == 15_600
