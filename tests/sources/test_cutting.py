@@ -143,6 +143,13 @@ def test_sound_of_a_span_is_silence_and_all_else_is_heard_when_it_was(kind: str)
             assert any(abs(at - was) <= 0.0011 and held == old for was, old in found)
 
 
+@pytest.mark.parametrize("kind", SOUNDS)
+def test_what_was_cut_out_of_sound_is_cut_out_once_and_for_all(kind: str) -> None:
+    once = cut(make_media(kind, seconds=3.0), (1000, 2000))
+    for span in ((1000, 2000), (1200, 1300), (1999, 2000)):
+        assert cut(once.body, span).body == once.body
+
+
 def test_a_sum_of_all_its_sound_does_not_stay_in_flac() -> None:
     body = make_media("flac", seconds=2.0)
     with av.open(io.BytesIO(body)) as container:
