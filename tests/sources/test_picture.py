@@ -173,7 +173,7 @@ def test_pictures_too_large_are_refused_before_they_are_decoded(
     monkeypatch.undo()
     # A stream that says one thing in its container and another in itself meets the decoder's own limit.
     monkeypatch.setattr(module, "MAX_PIXELS", 100 * 96)
-    monkeypatch.setattr(module, "_check_size", lambda width, height: None)
+    monkeypatch.setattr(module, "check_size", lambda width, height: None)
     with pytest.raises(InvalidInputError, match="none of its pictures can be decoded"):
         picture(body, 0)
 
