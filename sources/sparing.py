@@ -21,6 +21,8 @@ HIDDEN_PICTURES = 32
 """Packets of these codecs may hold pictures that are shown so many pictures later, the longest group of any
 encoder of theirs; not beyond the next key frame."""
 _HIDING = frozenset(("vp8", "vp9", "av1", "libdav1d"))
+SEAM_US = 2_000
+"""Packets of sound so near to each other have no gap between them: containers round."""
 _RESERVOIR_BYTES = 511
 _HEAD_BYTES = 38
 """So much of a frame's sound MP3 may keep in those before it, and so little of each may be its head."""
@@ -103,9 +105,7 @@ def _holdings(track: Track) -> list[Span | None]:
     """Return the extents of all that packets hold, also of what shows later only."""
     spans = extents(track)
     if track.kind == "audio" and not track.codec.startswith(_SINGLE):
-        return [
-            span and (span[0], _end(spans, _heard_until(track, at), span)) for at, span in enumerate(spans)
-        ]
+        return [span and (span[0], _heard_until(track, spans, at)) for at, span in enumerate(spans)]
     if track.kind == "video" and track.codec in _HIDING:
         shown = sorted(span for span in spans if span is not None)
         keys = sorted(each.start for each in track.samples if each.is_key and each.start is not None)
@@ -113,18 +113,19 @@ def _holdings(track: Track) -> list[Span | None]:
     return spans
 
 
-def _heard_until(track: Track, at: int) -> int:
-    """Return the number of the last packet in which anything of this one's sound is heard."""
-    last, between = at, 0
-    while track.codec.startswith("mp3") and between < _RESERVOIR_BYTES and last + 1 < len(track.samples):
-        last += 1
-        between += max(1, track.samples[last].size - _HEAD_BYTES)
-    return last + 1
-
-
-def _end(spans: Sequence[Span | None], at: int, least: Span) -> int:
-    later = spans[min(at, len(spans) - 1)]
-    return max(least[1], later[1] if later is not None else 0)
+def _heard_until(track: Track, spans: Sequence[Span | None], at: int) -> int:
+    """Return until when anything of a packet's sound is heard, in those that follow it without a gap."""
+    span = spans[at]
+    until, between = (0 if span is None else span[1]), 0
+    for number in range(at + 1, len(spans)):
+        following = spans[number]
+        if following is None or following[0] > until + SEAM_US:
+            break
+        until = max(until, following[1])
+        if not track.codec.startswith("mp3") or between >= _RESERVOIR_BYTES:
+            break
+        between += max(1, track.samples[number].size - _HEAD_BYTES)
+    return until
 
 
 def _hidden_until(span: Span, shown: Sequence[Span], keys: Sequence[int]) -> int:
