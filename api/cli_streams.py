@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from api.cli_memory import forget_scope
@@ -31,7 +31,7 @@ def list_streams(context: typer.Context, url: Url = SERVICE_URL, key: Key = None
     if not found:
         output().print("There are no streams.", style="yellow")
         return
-    table = Table("id", "title", "kind", "state", "segments", "waiting", "until")
+    table = Table(Column("id", min_width=32), "title", "kind", "state", "segments", "waiting", "until")
     for one in found:
         state = "open" if one["closed_at"] is None else "closed"
         title = Text(plain(one["title"] or one["external_id"] or ""))
