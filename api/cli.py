@@ -18,6 +18,8 @@ from api import (
     cli_models,
     cli_operations,
     cli_serve,
+    cli_stream,
+    cli_streams,
     cli_topics,
 )
 from api.terminal import errors
@@ -59,6 +61,8 @@ app = typer.Typer(
 )
 app.command("serve")(cli_serve.serve)
 app.command("ingest")(cli_ingest.ingest)
+app.command("stream")(cli_stream.stream)
+app.add_typer(cli_streams.app, name="streams")
 app.command("ask")(cli_memory.ask)
 app.command("recall")(cli_memory.recall)
 app.command("topics")(cli_topics.topics)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from api.folder_plan import METADATA_KEY
-from api.terminal import SERVICE_URL, Data, Key, Url, connect, errors, output, plain
+from api.terminal import SERVICE_URL, Data, Key, Url, clock_time, connect, errors, output, plain
 from memory.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -91,14 +91,9 @@ def words_of(place: PlaceReply) -> str:
     """Return a place in the file in words: page 3, rows 4-9, 01:05-01:09."""
     first, last = str(place["first"]), str(place["last"])
     if place["kind"] == "time":
-        first, last = _clock_time(place["first"]), _clock_time(place["last"])
+        first, last = clock_time(place["first"]), clock_time(place["last"])
         return f"{first}-{last}"
     return f"{place['kind']} {first}" if first == last else f"{place['kind']}s {first}-{last}"
-
-
-def _clock_time(milliseconds: int) -> str:
-    minutes, seconds = divmod(milliseconds // 1000, 60)
-    return f"{minutes:02}:{seconds:02}"
 
 
 def place_of(name: str, span: SpanReply) -> str:
@@ -180,15 +175,22 @@ def forget(
             "say what to forget: --subject, --id, --external-id, --user, --filter, --from or --to"
         )
     with connect(url, key, data) as client:
-        counted = client.forget(scope, preview=True)
-        _print_counts("would be forgotten", counted["counts"])
-        if preview:
-            return
-        if not yes and not typer.confirm("Forget it for good?"):
-            raise typer.Exit(1)
-        with errors().status("forgetting"):
-            done = client.forget(scope, wait=FORGET_WAIT_SECONDS)
-        _tell(client, done, certificate)
+        forget_scope(client, scope, preview=preview, yes=yes, certificate=certificate)
+
+
+def forget_scope(
+    client: LetheClient, scope: ScopeFields, *, preview: bool, yes: bool, certificate: Path | None
+) -> None:
+    """Count what a scope selects, and unless that is all, ask whether to forget it, and do so."""
+    counted = client.forget(scope, preview=True)
+    _print_counts("would be forgotten", counted["counts"])
+    if preview:
+        return
+    if not yes and not typer.confirm("Forget it for good?"):
+        raise typer.Exit(1)
+    with errors().status("forgetting"):
+        done = client.forget(scope, wait=FORGET_WAIT_SECONDS)
+    _tell(client, done, certificate)
 
 
 def _tell(client: LetheClient, done: ForgetReply, certificate: Path | None) -> None:

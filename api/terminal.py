@@ -43,6 +43,13 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def clock_time(milliseconds: int) -> str:
+    """Return a recording's time as it is written: 01:05, or 1:02:03 from an hour on."""
+    minutes, seconds = divmod(milliseconds // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
+
+
 def progress_bar() -> Progress:
     """Return a progress bar over items, on standard error, gone when done."""
     return Progress(

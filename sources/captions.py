@@ -123,7 +123,7 @@ def _title(text: str) -> str | None:
 
 
 def _list_cues(text: str) -> list[Cue]:
-    cues = list(_cues(text))
+    cues = list(iter_cues(text))
     if not cues:
         raise InvalidInputError(
             "there are no captions in it: no line of times such as 00:01.000 --> 00:04.000"
@@ -131,7 +131,7 @@ def _list_cues(text: str) -> list[Cue]:
     return cues
 
 
-def _cues(text: str) -> Iterator[Cue]:
+def iter_cues(text: str) -> Iterator[Cue]:
     """Yield the cues; notes, styles and regions have no times and fall away."""
     lines = text.split("\n")
     index = count = 0
