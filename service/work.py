@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple
 from functools import partial
 
@@ -20,6 +20,7 @@ from memory.journal import delete_entries, get_content, list_entry_ids, record_c
 from memory.kernel import Kernel, find_denied, find_entries
 from memory.ledger import add_edges, delete, drop_edges_from, list_artifacts, put
 from memory.ports import Parser
+from memory.tables import changes, jobs
 from memory.values import Content, EntryId, JobId, JsonValue, TenantId
 from service.forgetting import Forgetting
 from service.index import Indexes
@@ -267,8 +268,9 @@ class Work:
         before = digest_content(self.forgetting.derived, tenant_id)
         with self.kernel.database.read() as connection:
             everything = list_entry_ids(connection, tenant_id)
+            untold = _find_untold(connection, tenant_id, everything)
         for at, batch in enumerate(chunked(everything, INGEST_BATCH)):
-            self._derive_again(tenant_id, batch)
+            self._derive_again(tenant_id, batch, untold)
             self.kernel.jobs.extend([job], min(0.9, at * INGEST_BATCH / max(1, len(everything))))
         self._drop_stale(tenant_id, everything)
         self.indexes.rewrite(tenant_id, anew=True)
@@ -277,7 +279,7 @@ class Work:
         same = digest_content(self.forgetting.derived, tenant_id) == before
         log.info("rebuilt", entries=len(everything), same_content=same)
 
-    def _derive_again(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
+    def _derive_again(self, tenant_id: TenantId, entry_ids: Sequence[EntryId], untold: Set[EntryId]) -> None:
         read = parse_contents(self.parser, self._iter_contents(tenant_id, entry_ids))
         for entry_id, error in read.refused.items():
             log.warning("entry cannot be read again", entry_id=entry_id, error=type(error).__name__)
@@ -286,7 +288,9 @@ class Work:
             kept = [derived for derived in made if derived.entry_id not in commit.denied]
             artifacts = to_artifacts(self.kernel, self.indexes.recipes, tenant_id, kept)
             put(commit.connection, self.kernel.vault, tenant_id, artifacts)
-            self._link_to_index(commit.connection, tenant_id, [derived.entry_id for derived in kept])
+            ids = [derived.entry_id for derived in kept]
+            self._link_to_index(commit.connection, tenant_id, ids)
+            record_changes(commit.connection, tenant_id, [i for i in ids if i in untold], "indexed")
 
     def _drop_stale(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> None:
         """Delete what other recipes made of these entries: an earlier model's vectors, say."""
@@ -307,6 +311,18 @@ class Work:
     def _finish(self, job: Job) -> None:
         with self.kernel.database.write() as connection:
             self.kernel.jobs.finish(connection, [job])
+
+
+def _find_untold(
+    connection: sa.Connection, tenant_id: TenantId, entry_ids: Sequence[EntryId]
+) -> Set[EntryId]:
+    """Return the entries that no change says are indexed, nor any job is about to: a backup brought them."""
+    told = sa.select(changes.c.entry_id).where(changes.c.tenant_id == tenant_id, changes.c.kind == "indexed")
+    coming = sa.select(jobs.c.target).where(
+        jobs.c.tenant_id == tenant_id, jobs.c.kind == INGEST, jobs.c.status.in_(("queued", "running"))
+    )
+    known = {*connection.scalars(told), *connection.scalars(coming)}
+    return {entry_id for entry_id in entry_ids if entry_id not in known}
 
 
 def _attempt(do: Callable[[], object]) -> Exception | None:
