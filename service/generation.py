@@ -78,6 +78,9 @@ class Generation:
         for ordinal, title in enumerate(saved.titles):
             if title:
                 self.titles.add_words(ordinal, tuple(title.split(" ")))
+        self.kept: dict[EntryId, Any] = {}
+        """What was computed of entries and is of use as long as they are shown; the next generation takes it
+        over for those that it shows."""
         self.revision = 0
         self._state = saved.state
         self._columns = {name: Column(getattr(saved.state, name)) for name in COLUMNS}

@@ -199,6 +199,8 @@ class Indexes:
                     remove(words)
                 raise
             if old is not None:
+                shown = generation.state.ordinals
+                generation.kept |= {i: value for i, value in list(old.kept.items()) if i in shown}
                 old.close()
             for path in words.parent.glob(f"{self.presence.process}-*"):
                 if path != generation.folder:  # of one that was dropped half-way

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from weakref import WeakKeyDictionary
 
 import orjson
 import sqlalchemy as sa
@@ -49,7 +48,6 @@ class Watches:
         self.kernel = kernel
         self.recaller = recaller
         self.wake = wake
-        self._prepared: WeakKeyDictionary[Generation, dict[SourceId, Prepared]] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def create(
@@ -143,27 +141,23 @@ class Watches:
     def _find_prepared(
         self, tenant_id: TenantId, generation: Generation, rows: Sequence[EntryRow]
     ) -> list[Prepared]:
-        """Return these watches ready to be compared.
-
-        They are kept with the generation that shows them: what forgets a watch drops that.
-        """
-        with self._lock:
-            kept = dict(self._prepared.get(generation, {}))
-        missing = [row for row in rows if row.source_id not in kept]
-        fresh = self._prepare(tenant_id, generation, self._read(tenant_id, missing)) if missing else {}
-        known = {**kept, **fresh}
-        found = {row.source_id: known[row.source_id] for row in rows if row.source_id in known}
-        shown = generation.state.ordinals
-        with self._lock:
-            self._prepared[generation] = {i: one for i, one in found.items() if EntryId(i) in shown}
-        return list(found.values())
+        """Return these watches ready to be compared; they are kept as long as the index shows them."""
+        with self._lock:  # many listeners hear of the same segment: one encodes for all
+            known: dict[EntryId, Prepared] = {
+                row.id: generation.kept[row.id] for row in rows if row.id in generation.kept
+            }
+            missing = [row for row in rows if row.id not in known]
+            fresh = self._prepare(tenant_id, generation, self._read(tenant_id, missing)) if missing else {}
+            generation.kept |= {i: one for i, one in fresh.items() if i in generation.state.ordinals}
+            known |= fresh
+        return list(known.values())
 
     def _prepare(
         self, tenant_id: TenantId, generation: Generation, watches: Sequence[Watch]
-    ) -> dict[SourceId, Prepared]:
+    ) -> dict[EntryId, Prepared]:
         vectors = self.recaller.encoder.encode([watch.query for watch in watches], role="query")
         return {
-            watch.id: Prepared(
+            EntryId(watch.id): Prepared(
                 watch,
                 vector,
                 generation.words.list_words(watch.query),

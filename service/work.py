@@ -20,6 +20,7 @@ from memory.journal import delete_entries, get_content, list_entry_ids, record_c
 from memory.kernel import Kernel, find_denied, find_entries
 from memory.ledger import add_edges, delete, drop_edges_from, list_artifacts, put
 from memory.ports import Parser
+from memory.tables import changes, jobs
 from memory.values import Content, EntryId, JobId, JsonValue, TenantId
 from service.forgetting import Forgetting
 from service.index import Indexes
@@ -296,9 +297,10 @@ class Work:
         before = digest_content(self.forgetting.derived, tenant_id)
         with self.kernel.database.read() as connection:
             everything = list_entry_ids(connection, tenant_id)
+            untold = _find_untold(connection, tenant_id, everything)
         wanted: set[str] = set()
         for at, batch in enumerate(chunked(everything, INGEST_BATCH)):
-            wanted |= self._derive_again(tenant_id, batch)
+            wanted |= self._derive_again(tenant_id, batch, untold)
             self.kernel.jobs.extend([job], min(0.9, at * INGEST_BATCH / max(1, len(everything))))
         self._drop_stale(tenant_id, everything, wanted)
         self.indexes.rewrite(tenant_id, anew=True)
@@ -307,8 +309,13 @@ class Work:
         same = digest_content(self.forgetting.derived, tenant_id) == before
         log.info("rebuilt", entries=len(everything), same_content=same)
 
-    def _derive_again(self, tenant_id: TenantId, entry_ids: Sequence[EntryId]) -> set[str]:
-        """Derive entries by today's recipes; return the names of what these make of them."""
+    def _derive_again(
+        self, tenant_id: TenantId, entry_ids: Sequence[EntryId], untold: Set[EntryId]
+    ) -> set[str]:
+        """Derive entries by today's recipes; return the names of what these make of them.
+
+        Of those in ``untold`` nobody was told yet that they are indexed.
+        """
         read = parse_contents(self.parser, self._iter_contents(tenant_id, entry_ids))
         for entry_id, error in read.refused.items():
             log.warning("entry cannot be read again", entry_id=entry_id, error=type(error).__name__)
@@ -318,6 +325,8 @@ class Work:
             artifacts = to_artifacts(self.kernel, self.indexes.recipes, tenant_id, kept)
             put(commit.connection, self.kernel.vault, tenant_id, artifacts)
             self._link_to_index(commit.connection, tenant_id, kept)
+            fresh = [derived.entry_id for derived in kept if derived.entry_id in untold]
+            record_changes(commit.connection, tenant_id, fresh, "indexed")
         # Of what could not be made again, whatever today's recipes made before.
         left = set(entry_ids) - {derived.entry_id for derived in kept}
         names = [self._name(tenant_id, derived) for derived in kept]
@@ -339,6 +348,18 @@ class Work:
     def _finish(self, job: Job) -> None:
         with self.kernel.database.write() as connection:
             self.kernel.jobs.finish(connection, [job])
+
+
+def _find_untold(
+    connection: sa.Connection, tenant_id: TenantId, entry_ids: Sequence[EntryId]
+) -> Set[EntryId]:
+    """Return the entries that no change says are indexed, nor any job is about to: a backup brought them."""
+    told = sa.select(changes.c.entry_id).where(changes.c.tenant_id == tenant_id, changes.c.kind == "indexed")
+    coming = sa.select(jobs.c.target).where(
+        jobs.c.tenant_id == tenant_id, jobs.c.kind == INGEST, jobs.c.status.in_(("queued", "running"))
+    )
+    known = {*connection.scalars(told), *connection.scalars(coming)}
+    return {entry_id for entry_id in entry_ids if entry_id not in known}
 
 
 def _attempt(do: Callable[[], object]) -> Exception | None:

@@ -234,6 +234,34 @@ def test_what_is_forgotten_between_looking_and_telling_does_not_leave(
     assert not any(watch["id"] in line for line in listener.lines)
 
 
+def test_a_forget_waits_for_an_event_that_is_being_handed_over(service, client, monkeypatch):
+    """It was checked before the forget: so it leaves before the acknowledgement, not after."""
+    stream_id = open_stream(client)
+    gone = append(client, stream_id, 0, "Adeyemi is ill.")
+    is_free, checked, go = StreamEvents.is_free, threading.Event(), threading.Event()
+
+    def slow(self, tenant_id, event):
+        free = is_free(self, tenant_id, event)
+        checked.set()
+        go.wait(SOON)
+        return free
+
+    monkeypatch.setattr(StreamEvents, "is_free", slow)
+    listener = Listener(client, stream_id)
+    assert checked.wait(SOON)
+    scope = Scope(ids=(gone,))
+    forgetting = threading.Thread(target=lambda: service.lethe.forget(TENANT, scope, preview=False))
+    forgetting.start()
+    forgetting.join(0.2)
+    assert forgetting.is_alive()
+    go.set()
+    forgetting.join(SOON)
+    assert not forgetting.is_alive()
+    listener.wait(1)
+    close(client, stream_id)
+    assert told(listener.whole()) == [("segment", 0), ("closed", None)]
+
+
 def test_what_was_forgotten_is_not_told_to_who_comes_later(client, watches):
     stream_id = open_stream(client)
     watch = watches.create("adeyemi", subjects=["adeyemi"], threshold=1)
@@ -380,15 +408,15 @@ def test_a_forgotten_watch_leaves_nothing(service, client, watches):
 
 def test_what_is_kept_of_a_watch_in_memory_goes_with_it(service, client, watches):
     stream_id = open_stream(client)
-    watch, kept = watches.create("glass", threshold=1), service.lethe.watches._prepared
+    watch, other = (watches.create(query, threshold=1)["id"] for query in ("glass", "stone"))
     append(client, stream_id, 0, "A tower of glass.")
     look = service.lethe.stream_events.look(TENANT, stream_id, Mark())
     assert [event.kind for event in look.events] == ["segment", "match"]
-    assert [list(one) for one in kept.values()] == [[watch["id"]]]
+    assert set(service.lethe.indexes.get(TENANT).kept) == {watch, other}
 
-    watches.forget(watch["id"], wait=5)
+    watches.forget(watch, wait=5)
 
-    assert list(kept.values()) == []
+    assert set(service.lethe.indexes.get(TENANT).kept) == {other}
     look = service.lethe.stream_events.look(TENANT, stream_id, Mark())
     assert [event.kind for event in look.events] == ["segment"]
 

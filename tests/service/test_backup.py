@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import orjson
 import pytest
 import sqlalchemy as sa
 import zstandard
@@ -15,9 +16,10 @@ from memory.database import connect
 from memory.digest import digest_content
 from memory.errors import ConflictError, CorruptionError, ForgottenError, InvalidInputError, NotFoundError
 from memory.tables import api_keys, artifacts, certificates, denied, entries, keys, metadata, tenants
-from memory.values import EntryId, SourceId
+from memory.values import CUES_MEDIA_TYPE, Attributes, Content, EntryId, Part, SourceId
 from memory.vault import SealedVault
 from service.backup import MAGIC, Survey, open_backup, restore, survey, write_backup
+from service.stream_events import Mark
 from service.views import Scope
 from service.wiring import build_kernel, open_vault
 from tests.service.harness import TENANT, House
@@ -403,3 +405,35 @@ def test_a_backup_sees_one_moment(tmp_path: Path, house: House, monkeypatch: pyt
     monkeypatch.setattr(backup, "_pack", pack_and_remember)
     assert back_up(house, tmp_path / "b")["entries"] == 12
     assert house.lethe.stats(TENANT)["entries"] == 13
+
+
+def test_a_restored_stream_is_told_of_again_with_what_its_watches_match(house: House, tmp_path: Path) -> None:
+    file = tmp_path / "journal.lethe"
+    streams, events = house.lethe.streams, house.lethe.stream_events
+    stream_id = streams.open(TENANT, "text", Attributes())[0].id
+    watch = house.lethe.watches.create(TENANT, "glass tower", threshold=1.0, subjects=("s1",))
+    for number, text in enumerate(("A letter.", "The tower is of glass.")):
+        cues = orjson.dumps([{"start_ms": number, "end_ms": number, "text": text, "speaker": None}])
+        part = Attributes(part=Part(stream_id, number, number, number))
+        streams.append(TENANT, stream_id, Content("segment", CUES_MEDIA_TYPE, cues, part))
+    streams.close(TENANT, stream_id)
+    assert events.look(TENANT, stream_id, Mark()).events == (), "none of it is read yet"
+    house.waker.drain()
+    before = events.look(TENANT, stream_id, Mark())
+    assert [event.kind for event in before.events] == ["segment", "segment", "match", "closed"]
+    back_up(house, file)
+
+    lose(house)
+    bring_back(house, file)
+    house.open()
+    house.waker.drain()
+
+    events = house.lethe.stream_events
+    again = events.look(TENANT, stream_id, Mark())
+    assert sorted(map(str, (event.data for event in again.events))) == sorted(
+        map(str, (event.data for event in before.events))
+    )
+    assert house.lethe.watches.get(TENANT, watch.id) == watch
+    house.lethe.rebuild(TENANT)
+    house.waker.drain()
+    assert events.look(TENANT, stream_id, again.after).events[:-1] == (), "told once"
