@@ -17,6 +17,7 @@ from service.media import MediaParser
 from service.settings import Settings
 from sources.guard import GuardedParser
 from tests.service.harness import TENANT, House, iter_files
+from tests.sources.moving import CUES, make_film
 
 BAD: dict[str, tuple[Content, str]] = {
     "damaged PDF": (Content("document", "application/pdf", b"%PDF-1.7\nnothing"), "damaged"),
@@ -118,3 +119,25 @@ def test_settings_reach_the_guard_and_stopping_closes_it(guarded: House) -> None
         os.kill(process_id, signal.SIG_DFL)
     guarded.remember("The ferry returns.")
     assert len(get_parser(guarded.lethe).list_process_ids()) == 1
+
+
+def test_pictures_and_clips_are_taken_by_a_process_of_their_own(guarded: House) -> None:
+    body = make_film("mp4", pictures=5, captions=("mov_text", CUES))
+    (done,) = guarded.lethe.remember(TENANT, [Content("document", "video/mp4", body)])
+    guarded.waker.drain()
+    cutter = guarded.lethe.excerpts.cutter
+    assert isinstance(cutter, GuardedParser)
+    assert cutter.list_process_ids() == [], "begun when it is needed"
+
+    frame = guarded.lethe.get_frame(TENANT, done.source_id, 100)
+    clip = guarded.lethe.get_clip(TENANT, done.source_id, 0, 200)
+
+    assert (frame.start_ms, frame.media_type, clip.start_ms, clip.media_type) == (
+        80,
+        "image/jpeg",
+        0,
+        "video/mp4",
+    )
+    assert len(cutter.list_process_ids()) == 1
+    guarded.restart()
+    assert cutter.list_process_ids() == [], "stopping closes it"
