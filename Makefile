@@ -106,8 +106,8 @@ bench-index: $(PEERS)/.done ## Measure the vector index beside its peers; SIZES=
 
 lock: setup-dev ## Pin every dependency anew, with hashes
 	$(BIN)/pip install pip-tools
-	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --allow-unsafe -o requirements.lock requirements.in
-	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --allow-unsafe -o requirements-dev.lock requirements-dev.in
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --unsafe-package opencv-python --allow-unsafe -o requirements.lock requirements.in
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --unsafe-package opencv-python --allow-unsafe -o requirements-dev.lock requirements-dev.in
 
 clean: ## Remove what was made, but not data or models
 	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -21,7 +21,7 @@ from embedding.voice import find_speech, hear_voice
 from memory.errors import UnavailableError
 from memory.ports import Samples
 from memory.values import Content, Parsed, Transcript
-from sources.captions import _cues
+from sources.captions import iter_cues
 from sources.parse import SourceParser
 
 VIDEO = Path(__file__).parents[3] / "shared" / "data" / "video"
@@ -57,7 +57,7 @@ def read_samples(name: str) -> Samples:
 @pytest.mark.parametrize("name", BOUNDS)
 def test_a_reading_is_heard_with_few_errors_at_its_times(name: str) -> None:
     transcript = get_speech(name).transcribe(read_samples("manifesto.mp4"))
-    cues = list(_cues((VIDEO / "manifesto.srt").read_text(encoding="utf-8")))
+    cues = list(iter_cues((VIDEO / "manifesto.srt").read_text(encoding="utf-8")))
     told = [word for cue in cues for word in list_words(cue.text)]
     rate = word_error_rate(told, list_words(" ".join(said.text for said in transcript.utterances)))
     print(f"{name}: word error rate {rate:.3f} over {len(told)} words")

@@ -77,8 +77,8 @@ def test_a_rebuild_leaves_alone_what_comes_meanwhile(house: House, monkeypatch: 
     late: list[str] = []
     derive_again = house.lethe.work._derive_again
 
-    def derive_and_remember(tenant_id: object, entry_ids: object) -> set[str]:
-        wanted = derive_again(tenant_id, entry_ids)  # type: ignore[arg-type]
+    def derive_and_remember(tenant_id: object, entry_ids: object, untold: object) -> set[str]:
+        wanted = derive_again(tenant_id, entry_ids, untold)  # type: ignore[arg-type]
         if not late:
             (item,) = house.lethe.remember(TENANT, [text_content("The ferry story that came late.")])
             late.append(item.source_id)

@@ -11,7 +11,7 @@ from api.replies import answer_reply, recall_reply
 from embedding.encoder import TextEncoder
 from memory.values import Attributes, Content, EntryId, Part, Place, SourceId
 from service.ingest import parse_contents
-from sources.captions import Cue, _cues
+from sources.captions import Cue, iter_cues
 from sources.parse import SourceParser
 from tests.service.harness import TENANT, House
 
@@ -88,7 +88,7 @@ def test_the_manifesto_is_cited_at_its_cues(home: House) -> None:
         pytest.skip("manifesto.srt is not among the shared data")
     body = SRT.read_bytes()
     remember(home, "application/x-subrip", body)
-    cues = list(_cues(body.decode()))
+    cues = list(iter_cues(body.decode()))
     answered = home.lethe.answer(TENANT, "What is haunting Europe?")
     [citation] = [one for one in answered.citations if "haunting" in one.quote]
     place = citation.span.place
