@@ -36,7 +36,7 @@ class _Asked:
 
     def __init__(self, name: str, file: BinaryIO, *, follow: bool, idle: float, kind: str | None) -> None:
         self.name = name
-        self.is_pipe = name == PIPE
+        self.is_pipe = name == PIPE or not file.seekable()
         self.is_live = follow or self.is_pipe
         self.feed = Feed(file, idle if follow else 0)
         self.head = self.feed.peek()
@@ -73,7 +73,8 @@ def stream(
         float, typer.Option(min=1, max=600, help="least length of a recording's segments")
     ] = 10.0,
     keep_open: Annotated[
-        bool, typer.Option("--keep-open", help="do not close it at the end: more of this log is to come")
+        bool,
+        typer.Option("--keep-open", help="do not close it at the end: more of this log or pipe is to come"),
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="wait until all of it is searchable")] = False,
     url: Url = SERVICE_URL,
@@ -100,8 +101,8 @@ def stream(
         said["title"] = title or default_title(name or "")
     with _opened(file) as opened, connect(url, key, data) as client, _Telling() as tell:
         asked = _Asked(file, opened, follow=follow, idle=idle, kind=kind)
-        if keep_open and not asked.is_text:
-            raise InvalidInputError("--keep-open is for text; a recording ends with its file")
+        if keep_open and not (asked.is_text or asked.is_pipe):
+            raise InvalidInputError("--keep-open is for text and pipes; a recording ends with its file")
         try:
             if asked.is_text:
                 sender = _send_text(client, asked, said, begins, tell)

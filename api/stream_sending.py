@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.client_bodies import Upload
 from api.client_errors import BusyError
-from memory.errors import InvalidInputError
+from memory.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
     from api.client import LetheClient
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 LINES_KEY = "lethe_lines"
 """Metadata of a segment of text: how many lines of its file were read when it was complete."""
 PAUSE_SECONDS = 1.0
-PATIENCE_SECONDS = 3600.0
-"""A service that reads no segment for so long is not waited for any longer."""
+BUSY_SECONDS = 3600.0
+UNREACHABLE_SECONDS = 300.0
+"""A service that takes no segment for so long, or cannot be reached, is not waited for any longer."""
 
 
 @dataclass(slots=True)
@@ -89,17 +90,20 @@ class Sender:
         return failures
 
     def _send(self, append: Callable[[], SegmentReply], start_ms: int, end_ms: int) -> None:
-        late = time.monotonic() + PATIENCE_SECONDS
+        begun = time.monotonic()
         while True:
             try:
                 reply = append()
                 break
-            except BusyError as error:
-                if time.monotonic() >= late:
+            except UnavailableError as error:
+                longest, pause = UNREACHABLE_SECONDS, PAUSE_SECONDS
+                if isinstance(error, BusyError):
+                    longest, pause = BUSY_SECONDS, error.retry_after_seconds or PAUSE_SECONDS
+                if time.monotonic() - begun >= longest:
                     raise
                 self.progress.is_waiting = True
                 self._tell(self.progress)
-                time.sleep(error.retry_after_seconds or PAUSE_SECONDS)
+                time.sleep(pause)
         if reply["job"] is not None:
             self.jobs.append(reply["job"]["id"])
         self._number += 1

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,10 +20,13 @@ from doors import serving_app
 from real import real_service, tiny_encoder
 from typer.testing import CliRunner
 
+import api.stream_sending
 from api.cli import app
-from api.client import LetheClient
+from api.client import BusyError, LetheClient
 from api.feed import Feed
 from api.stream_sending import LINES_KEY, Sender
+from api.stream_text import Batch
+from memory.errors import UnavailableError
 from tests.sources.moving import make_media
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +167,7 @@ def test_a_growing_log_is_found_line_by_line(lethe_cli, client, tmp_path):
 
     writer = threading.Thread(target=write)
     writer.start()
-    result = lethe_cli("stream", str(log), "--follow", "--idle", "3.5")
+    result = lethe_cli("stream", str(log), "--follow", "--idle", "10")
     writer.join()
 
     assert [hit["text"] for hit in seen] == ["The anchor is up."]
@@ -250,6 +254,68 @@ def test_a_pipe_brings_text_and_recordings(lethe_cli, client):
     assert words_of(client, text["id"]) == "The anchor is up. The lamp is lit."
     assert (video["kind"], video["external_id"]) == ("video", "quay")
     assert words_of(client, video["id"]) == ALL
+
+
+def test_a_pipe_that_broke_is_gone_on_with_at_the_time_it_is(lethe_cli, client):
+    start = datetime.now(UTC).isoformat()
+    command = ("stream", "-", "--external-id", "quay", "--start", start, "--keep-open")
+    lethe_cli(*command, input=make_camera("mkv"))
+    lethe_cli(*command, input=make_camera("mkv"))
+
+    (stream,) = client.streams.list_streams()
+    assert (stream["closed_at"], stream["next_number"]) == (None, stream["segments"])
+    assert words_of(client, stream["id"]) == f"{ALL} {ALL}"
+    times = [at for at, _ in heard(client, stream["id"])]
+    assert times == sorted(times) and 12_000 <= times[len(times) // 2] < 60_000
+
+
+def test_a_named_pipe_is_a_pipe(lethe_cli, client, tmp_path):
+    os.mkfifo(tmp_path / "bridge")
+    writer = threading.Thread(target=(tmp_path / "bridge").write_bytes, args=(make_camera("mkv"),))
+    writer.start()
+    lethe_cli("stream", str(tmp_path / "bridge"))
+    writer.join()
+    (stream,) = client.streams.list_streams()
+    assert stream["title"] == "bridge" and words_of(client, stream["id"]) == ALL
+
+
+def test_a_service_that_starts_anew_is_waited_for(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(api.stream_sending.time, "sleep", pauses.append)
+    reply = {"job": {"id": "91fe", "status": "queued"}}
+    outcomes = [
+        UnavailableError("nothing answers"),
+        BusyError("32 wait", 7.0),
+        reply,
+        UnavailableError("gone"),
+    ]
+    numbers = []
+
+    class Streams:
+        def append_cues(self, stream_id, number, cues, metadata):
+            numbers.append(number)
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, UnavailableError):
+                raise outcome
+            return outcome
+
+    told = []
+    client = type("Client", (), {"streams": Streams()})()
+    stream = {"id": "77aa", "next_number": 4}
+    sender = Sender(client, stream, lambda progress: told.append(progress.is_waiting))
+    batch = Batch([{"start_ms": 5, "text": "Aye."}], 1)
+
+    sender.send_cues(batch)
+
+    assert (numbers, pauses, told) == (
+        [4, 4, 4],
+        [api.stream_sending.PAUSE_SECONDS, 7.0],
+        [True, True, False],
+    )
+    assert (sender.jobs, sender.progress.segments, sender.progress.reached_ms) == (["91fe"], 1, 5)
+    monkeypatch.setattr(api.stream_sending, "UNREACHABLE_SECONDS", 0.0)
+    with pytest.raises(UnavailableError, match="gone"):
+        sender.send_cues(batch)
 
 
 def test_control_c_closes_nothing_and_says_how_to_go_on(client, tmp_path):
