@@ -20,6 +20,7 @@ from doors import serving_app
 from real import real_service, tiny_encoder
 from typer.testing import CliRunner
 
+import api.cli_stream
 import api.stream_sending
 from api.cli import app
 from api.client import BusyError, LetheClient
@@ -91,6 +92,14 @@ def words_of(client, stream_id: str) -> str:
     return " ".join(text for _, text in heard(client, stream_id))
 
 
+def wait_for(look):
+    deadline = time.monotonic() + 50
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
 ALL = " ".join(text for _, _, text in CUES)
 
 
@@ -149,25 +158,31 @@ def test_a_run_that_was_broken_off_is_gone_on_with(lethe_cli, client, tmp_path, 
     assert "closed" in late.stderr and "--external-id" in late.stderr
 
 
-def test_a_growing_log_is_found_line_by_line(lethe_cli, client, tmp_path):
+def test_a_growing_log_is_found_line_by_line(lethe_cli, client, tmp_path, monkeypatch):
     log = tmp_path / "bridge.log"
     log.write_text("The anchor is up.\n")
-    seen = []
+    seen, feeds = [], []
+
+    class Watched(Feed):
+        def __init__(self, file, idle_seconds=0):
+            super().__init__(file, idle_seconds)
+            feeds.append(self)
+
+    monkeypatch.setattr(api.cli_stream, "Feed", Watched)
 
     def write() -> None:
-        deadline = time.monotonic() + 20
-        while not seen and time.monotonic() < deadline:  # the first line is found while the log goes on
-            seen.extend(client.recall("anchor")["hits"])
-            time.sleep(0.1)
+        seen.extend(wait_for(lambda: client.recall("anchor")["hits"]))  # found while the log goes on
         with log.open("a") as file:
             file.write("The pilot boards ")
             file.flush()
             time.sleep(0.2)
             file.write("at the lighthouse.\nThe lamp is lit.\n")
+        wait_for(lambda: client.streams.list_streams()[0]["segments"] == 2)
+        feeds[0]._idle_seconds = 0.5
 
     writer = threading.Thread(target=write)
     writer.start()
-    result = lethe_cli("stream", str(log), "--follow", "--idle", "10")
+    result = lethe_cli("stream", str(log), "--follow", "--idle", "60")
     writer.join()
 
     assert [hit["text"] for hit in seen] == ["The anchor is up."]
@@ -335,10 +350,7 @@ def test_control_c_closes_nothing_and_says_how_to_go_on(client, tmp_path):
         text=True,
         preexec_fn=heed_control_c,
     ) as process:
-        deadline = time.monotonic() + 60
-        while not any(one["segments"] for one in client.streams.list_streams()):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.1)
+        wait_for(lambda: any(one["segments"] for one in client.streams.list_streams()))
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
 
