@@ -279,6 +279,28 @@ def test_what_was_forgotten_is_not_told_to_who_comes_later(client, watches):
     assert list(watches.iter_all()) == []
 
 
+def test_what_is_left_of_a_segment_is_told_of_anew_and_the_streams_watches_stay(client, watches):
+    stream_id = open_stream(client)
+    watches.create("anchor", stream_id=stream_id, threshold=1)
+    path = f"/v1/streams/{stream_id}/segments"
+    cues = [
+        {"start_ms": 0, "end_ms": 900, "text": "Adeyemi is ill."},
+        {"start_ms": 1000, "end_ms": 1900, "text": "The anchor is up."},
+    ]
+    client._send("POST", path, json={"number": 0, "cues": cues}, wait=5)
+    listener = Listener(client, stream_id)
+    before = listener.wait(2)[1]
+
+    client.forget({"ids": [stream_id], "stream_range": {"start_ms": 0, "end_ms": 950}}, wait=5)
+
+    after = listener.wait(4)[3]
+    close(client, stream_id)
+    heard = listener.whole()
+    assert told(heard) == [("segment", 0), ("match", 0)] * 2 + [("closed", None)]
+    assert after[2]["passage_id"] != before[2]["passage_id"]
+    assert told(Listener(client, stream_id).whole()) == [("segment", 0), ("match", 0), ("closed", None)]
+
+
 def test_who_waits_holds_no_thread_and_no_fence_and_is_let_go_when_the_service_stops(
     service, client, monkeypatch
 ):
