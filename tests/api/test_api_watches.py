@@ -56,7 +56,7 @@ def client(service):
 
 @pytest.fixture
 def watches(client):
-    return api.client_watches.Watches(client)
+    return client.watches
 
 
 class Listener:
@@ -179,7 +179,7 @@ def test_another_process_goes_on_where_one_left_off(service):
     """What it needs to know is in the database: nothing of the first process is left."""
     with calling(service, "read", "write", "forget") as client:
         stream_id = open_stream(client)
-        watch = api.client_watches.Watches(client).create("tower", threshold=1)
+        watch = client.watches.create("tower", threshold=1)
         for number in range(2):
             append(client, stream_id, number, f"The tower {number}.")
         close(client, stream_id)
@@ -189,7 +189,7 @@ def test_another_process_goes_on_where_one_left_off(service):
     service.access, service.app = service.lethe.access, create_app(service.lethe)
     with calling(service, "read") as client:
         assert Listener(client, stream_id, whole[1][0]).whole() == whole[2:]
-        assert len(api.client_watches.Watches(client).get(watch["id"])["matches"]) == 2
+        assert len(client.watches.get(watch["id"])["matches"]) == 2
 
 
 @pytest.mark.parametrize("what", ["segment", "watch", "stream"])
@@ -507,12 +507,12 @@ def test_what_is_near_in_meaning_is_told(tmp_path):
         calling(service, "read", "write") as client,
     ):
         stream_id = open_stream(client)
-        watch = api.client_watches.Watches(client).create("somebody fell into the water")
+        watch = client.watches.create("somebody fell into the water")
         append(client, stream_id, 0, "The band will play on Saturday evening.")
         append(client, stream_id, 1, "Man overboard! A sailor has fallen into the sea.")
         append(client, stream_id, 2, "Coffee is two euros in the canteen.")
         close(client, stream_id)
         heard = Listener(client, stream_id).whole()
         assert [data["number"] for _, kind, data in heard if kind == "match"] == [1]
-        (hit,) = api.client_watches.Watches(client).get(watch["id"])["matches"]
+        (hit,) = client.watches.get(watch["id"])["matches"]
         assert hit["score"] >= service_watches.THRESHOLD
