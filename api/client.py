@@ -32,6 +32,7 @@ from api.client_bodies import (
 )
 from api.client_errors import BusyError, error_from, error_of
 from api.client_streams import CueFields, StreamsClient
+from api.client_watches import WatchesClient
 from api.node_replies import NodeReply, TopicPage, TopicReply
 from api.replies import (
     AnswerReply,
@@ -96,6 +97,11 @@ class LetheClient:
     def streams(self) -> StreamsClient:
         """What concerns streams."""
         return StreamsClient(self._send, self._iter_pages)
+
+    @property
+    def watches(self) -> WatchesClient:
+        """What concerns watches."""
+        return WatchesClient(self._send, self._iter_pages)
 
     def __enter__(self) -> LetheClient:
         return self

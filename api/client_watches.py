@@ -1,9 +1,9 @@
-"""Watches and the events of streams, as a program sees them: a part of ``api.client.LetheClient``."""
+"""The client's part for watches, reached as ``client.watches``, and for the events of streams."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import httpx2
@@ -38,11 +38,12 @@ Told = (
 """An event: its id, its kind and what it says."""
 
 
-class Watches:
+class WatchesClient:
     """Queries that stand, and what they match."""
 
-    def __init__(self, client: LetheClient) -> None:
-        self._client = client
+    def __init__(self, send: Callable[..., Any], iter_pages: Callable[..., Iterator[Any]]) -> None:
+        self._send = send
+        self._iter_pages = iter_pages
 
     def create(
         self,
@@ -57,20 +58,23 @@ class Watches:
         """Have a query stand, for one stream or for all that is remembered from now on."""
         asked = {"query": query, "name": name, "filter": filter, "stream_id": stream_id}
         body = json_body({**asked, "threshold": threshold, "subjects": subjects})
-        return cast(WatchReply, self._client._send("POST", "/v1/watches", **body))
+        return cast(WatchReply, self._send("POST", "/v1/watches", **body))
 
     def iter_all(self, *, page_size: int = 200) -> Iterator[WatchReply]:
         """Yield every watch, newest first, fetching pages as needed."""
-        for page in self._client._iter_pages("/v1/watches", page_size):
+        for page in self._iter_pages("/v1/watches", page_size):
             yield from cast(WatchPage, page)["items"]
 
     def get(self, watch_id: str, *, limit: int = 20) -> WatchMatchesReply:
         """Return a watch with the newest passages that match it."""
-        return cast(WatchMatchesReply, self._client._get(f"/v1/watches/{watch_id}", limit=limit))
+        asked = {"limit": str(limit)}
+        return cast(
+            WatchMatchesReply, self._send("GET", f"/v1/watches/{watch_id}", idempotent=True, params=asked)
+        )
 
     def forget(self, watch_id: str, *, wait: int | None = None) -> ForgetReply:
         """Forget a watch; what it matched stays."""
-        return cast(ForgetReply, self._client._send("DELETE", f"/v1/watches/{watch_id}", wait=wait))
+        return cast(ForgetReply, self._send("DELETE", f"/v1/watches/{watch_id}", wait=wait))
 
 
 def iter_events(client: LetheClient, stream_id: str, *, after: str | None = None) -> Iterator[Told]:

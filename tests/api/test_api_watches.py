@@ -56,7 +56,7 @@ def client(service):
 
 @pytest.fixture
 def watches(client):
-    return api.client_watches.Watches(client)
+    return client.watches
 
 
 class Listener:
@@ -179,7 +179,7 @@ def test_another_process_goes_on_where_one_left_off(service):
     """What it needs to know is in the database: nothing of the first process is left."""
     with calling(service, "read", "write", "forget") as client:
         stream_id = open_stream(client)
-        watch = api.client_watches.Watches(client).create("tower", threshold=1)
+        watch = client.watches.create("tower", threshold=1)
         for number in range(2):
             append(client, stream_id, number, f"The tower {number}.")
         close(client, stream_id)
@@ -189,7 +189,7 @@ def test_another_process_goes_on_where_one_left_off(service):
     service.access, service.app = service.lethe.access, create_app(service.lethe)
     with calling(service, "read") as client:
         assert Listener(client, stream_id, whole[1][0]).whole() == whole[2:]
-        assert len(api.client_watches.Watches(client).get(watch["id"])["matches"]) == 2
+        assert len(client.watches.get(watch["id"])["matches"]) == 2
 
 
 @pytest.mark.parametrize("what", ["segment", "watch", "stream"])
@@ -277,6 +277,28 @@ def test_what_was_forgotten_is_not_told_to_who_comes_later(client, watches):
     with pytest.raises(ForgottenError):
         watches.get(watch["id"])
     assert list(watches.iter_all()) == []
+
+
+def test_what_is_left_of_a_segment_is_told_of_anew_and_the_streams_watches_stay(client, watches):
+    stream_id = open_stream(client)
+    watches.create("anchor", stream_id=stream_id, threshold=1)
+    path = f"/v1/streams/{stream_id}/segments"
+    cues = [
+        {"start_ms": 0, "end_ms": 900, "text": "Adeyemi is ill."},
+        {"start_ms": 1000, "end_ms": 1900, "text": "The anchor is up."},
+    ]
+    client._send("POST", path, json={"number": 0, "cues": cues}, wait=5)
+    listener = Listener(client, stream_id)
+    before = listener.wait(2)[1]
+
+    client.forget({"ids": [stream_id], "stream_range": {"start_ms": 0, "end_ms": 950}}, wait=5)
+
+    after = listener.wait(4)[3]
+    close(client, stream_id)
+    heard = listener.whole()
+    assert told(heard) == [("segment", 0), ("match", 0)] * 2 + [("closed", None)]
+    assert after[2]["passage_id"] != before[2]["passage_id"]
+    assert told(Listener(client, stream_id).whole()) == [("segment", 0), ("match", 0), ("closed", None)]
 
 
 def test_who_waits_holds_no_thread_and_no_fence_and_is_let_go_when_the_service_stops(
@@ -485,12 +507,12 @@ def test_what_is_near_in_meaning_is_told(tmp_path):
         calling(service, "read", "write") as client,
     ):
         stream_id = open_stream(client)
-        watch = api.client_watches.Watches(client).create("somebody fell into the water")
+        watch = client.watches.create("somebody fell into the water")
         append(client, stream_id, 0, "The band will play on Saturday evening.")
         append(client, stream_id, 1, "Man overboard! A sailor has fallen into the sea.")
         append(client, stream_id, 2, "Coffee is two euros in the canteen.")
         close(client, stream_id)
         heard = Listener(client, stream_id).whole()
         assert [data["number"] for _, kind, data in heard if kind == "match"] == [1]
-        (hit,) = api.client_watches.Watches(client).get(watch["id"])["matches"]
+        (hit,) = client.watches.get(watch["id"])["matches"]
         assert hit["score"] >= service_watches.THRESHOLD
