@@ -25,11 +25,7 @@ from typing import Any
 
 import av
 import numpy as np
-from embedding.screen_text import RapidScreenText
 from rich.progress import Progress
-from sources.key_frames import look
-from sources.segmenting import iter_segments
-from sources.stills import Still
 
 from api.client import LetheClient, Upload
 from bench.figures import Figures, describe_machine, describe_run, percentile, spread
@@ -39,12 +35,16 @@ from bench.squad13 import DATA
 from bench.stream_film import SHOWN, Card, can_speak, make_film
 from bench.transcribed import list_words, word_error_rate
 from embedding.models import ModelStore
+from embedding.screen_text import RapidScreenText
 from embedding.voice import hear_voice
 from memory.ports import Pixels, Speech
 from memory.values import Content, Transcript
 from service.models import make_speech
 from service.settings import Settings
+from sources.key_frames import look
 from sources.parse import SourceParser
+from sources.segmenting import iter_segments
+from sources.stills import Still
 from sources.tracks import read_sound
 
 RESULTS = Path(__file__).parent / "results" / "streams.json"

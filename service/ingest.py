@@ -32,7 +32,7 @@ from memory.values import (
 )
 from retrieval.hierarchy import Sum, fold_nodes, unit
 from service.payloads import NodeOutline, dump_nodes, dump_vectors
-from sources.parse import is_timed
+from sources.parse import needs_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def parse_contents(
             try:
                 hears = unheard if told is None else partial(told, entry_id)
                 read.parsed[entry_id] = _parse(parser, content, hears)
-                if is_timed(content.media_type):
+                if needs_models(content.media_type):
                     read.timed.add(entry_id)
             except LetheError as error:
                 read.refused[entry_id] = error

@@ -17,7 +17,7 @@ from service.generation import Indexable, list_words
 from service.ingest import Recipes, name_artifacts
 from service.payloads import load_nodes, load_vectors
 from service.state import State
-from sources.parse import is_timed
+from sources.parse import needs_models
 
 BATCH = 256
 
@@ -41,7 +41,9 @@ def _load(
             for row, header in iter_headers(connection, kernel.vault, tenant_id, open_ids)
         }
         names = {
-            entry_id: name_artifacts(kernel, recipes, tenant_id, entry_id, timed=is_timed(header.media_type))
+            entry_id: name_artifacts(
+                kernel, recipes, tenant_id, entry_id, timed=needs_models(header.media_type)
+            )
             for entry_id, (_, header) in headers.items()
         }
         wanted = [name for mine in names.values() for name in (mine.parse, mine.nodes, mine.vectors)]
@@ -53,7 +55,7 @@ def _load(
             load_parsed(payloads[mine.parse]),
             load_vectors(payloads[mine.vectors], dimension),
             load_nodes(payloads[mine.nodes]),
-            is_timed(header.media_type),
+            needs_models(header.media_type),
         )
         for row, header, mine in ((*headers[i], names[i]) for i in open_ids if i in headers)
         if {mine.parse, mine.vectors, mine.nodes} <= payloads.keys()

@@ -20,13 +20,15 @@ from memory.values import Content, Parsed, TextLine
 from sources.captions import Cue
 from sources.joining import join
 from sources.media import Audio
-from sources.parse import NO_SPEECH_MODEL, is_media, parse_cues, parse_shown
+from sources.parse import NO_SPEECH_MODEL, is_image, is_media, parse_cues, parse_lines, parse_shown
 from sources.stills import CHANNELS, Looked, Still
 
 CAPTIONS, SPOKEN, ON_SCREEN = "Captions", "Spoken", "On screen"
 """Sections of a film of which something is read in its pictures, too."""
 HEARING = 0.6
 """Of the work on a film, about; the rest is reading what is on the screen."""
+LEAST_CONFIDENCE = 0.6
+"""Of a line of an image, which is meant to be read; in films much looks like letters."""
 MAX_SEEN = 20_000
 """Key frames of one film that are read: hours of processor time."""
 
@@ -61,6 +63,8 @@ class MediaParser:
         Raises what ``parser`` does, ``NothingToReadError`` for a file in which nobody is heard to
         speak and nothing is to be read, and ``UnavailableError`` while a model cannot be had.
         """
+        if self.screen_text is not None and is_image(content.media_type):
+            return self._read_image(content, self.screen_text)
         if not is_media(content.media_type):
             return self.parser.parse(content)
         share = 1.0 if self.screen_text is None else HEARING
@@ -99,6 +103,15 @@ class MediaParser:
         heard = f"its words were heard by {self.speech.name}, which may mishear"
         warnings = (*media.warnings, heard, *transcript.warnings)
         return SPOKEN, parse_cues(content, cues, warnings, title=media.title)
+
+    def _read_image(self, content: Content, screen_text: ScreenText) -> Parsed:
+        looked = self.parser.look(content)
+        lines = [line for still in looked.stills for line in read_still(screen_text, still)]
+        lines = [line for line in lines if line.confidence >= LEAST_CONFIDENCE]
+        if not lines:
+            raise NothingToReadError("no text is to be seen in this image")
+        read = f"what it says was read by {screen_text.name}, which may misread"
+        return parse_lines(content, lines, (*looked.warnings, read))
 
     def _find_texts(self, content: Content, screen_text: ScreenText) -> Parsed | None:
         """Return what is to be read in a file's pictures, ``None`` where nothing is."""

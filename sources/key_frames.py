@@ -23,7 +23,8 @@ from memory.values import Place
 from sources.changes import Changes, measure_grey
 from sources.demuxing import PICTURES, Reading, open_container, title_of
 from sources.picture import aspect_of, choose_track, iter_frames, matrix_of
-from sources.stills import CHANNELS, MAX_BYTES, MAX_FILM_SIDE, MAX_STILLS, Looked, Still
+from sources.scaling import fit, turn
+from sources.stills import MAX_BYTES, MAX_FILM_SIDE, MAX_STILLS, Looked, Still
 
 PART_MS = 10 * 60_000
 """So much of a film is looked at for one answer, which has a limit of time."""
@@ -159,22 +160,8 @@ class _Gathering:
     def _scale(self, frame: VideoFrame) -> tuple[int, int, bytes]:
         """Return width, height and pixels, as the frame is meant to be seen."""
         width, height = frame.width * max(1.0, self._aspect), frame.height / min(1.0, self._aspect)
-        part = min(1.0, MAX_FILM_SIDE / max(width, height))
-        made = self._scaler.reformat(
-            frame,
-            max(1, round(width * part)),
-            max(1, round(height * part)),
-            "rgb24",
-            interpolation=_NEAR_ENOUGH,
-            threads=1,
-        )
-        pixels = np.asarray(made.to_ndarray())
-        a, b, c, d = matrix_of(frame)
-        turned = abs(b) > abs(a)
-        right, down = (c, b) if turned else (a, d)
-        if turned:
-            pixels = pixels.transpose(1, 0, 2)
-        pixels = pixels[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
-        rows, columns, channels = pixels.shape
-        assert channels == CHANNELS
-        return columns, rows, np.ascontiguousarray(pixels).tobytes()
+        size = fit(width, height, MAX_FILM_SIDE)
+        made = self._scaler.reformat(frame, *size, "rgb24", interpolation=_NEAR_ENOUGH, threads=1)
+        pixels = turn(np.asarray(made.to_ndarray(), np.uint8), matrix_of(frame))
+        rows, columns = pixels.shape[:2]
+        return columns, rows, pixels.tobytes()

@@ -32,6 +32,18 @@ FLAC = "audio/flac"
 OGG = "audio/ogg"
 OGV = "video/ogg"
 
+PNG = "image/png"
+JPEG = "image/jpeg"
+WEBP = "image/webp"
+GIF = "image/gif"
+BMP = "image/bmp"
+TIFF = "image/tiff"
+SVG = "image/svg+xml"
+
+IMAGES = (PNG, JPEG, WEBP, GIF, BMP, TIFF)
+"""Pictures in which text may be read."""
+IMAGE_ALIASES = ("image/jpg", "image/x-ms-bmp", "image/x-png")
+
 MEDIA = (MP4, M4A, MKV, MKA, WEBM, MOV, MPEG_TS, MP3, WAV, FLAC, OGG, OGV)
 """Containers of moving pictures and sound."""
 MEDIA_ALIASES = (
@@ -90,6 +102,15 @@ EXTENSIONS = {
     ".oga": OGG,
     ".opus": OGG,
     ".ogv": OGV,
+    ".png": PNG,
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
+    ".webp": WEBP,
+    ".gif": GIF,
+    ".bmp": BMP,
+    ".tif": TIFF,
+    ".tiff": TIFF,
+    ".svg": SVG,
     ".doc": "application/msword",
     ".ppt": "application/vnd.ms-powerpoint",
 }
@@ -133,7 +154,14 @@ EXTENSIONS |= {
 _HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 _ZIP_START = b"PK\x03\x04"
 _OLE_START = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_BINARY_STARTS = (_ZIP_START, _OLE_START, b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x7fELF", b"\x1f\x8b")
+_BINARY_STARTS = (_ZIP_START, _OLE_START, b"\x7fELF", b"\x1f\x8b")
+_IMAGE_STARTS = {
+    b"\x89PNG": PNG,
+    b"\xff\xd8\xff": JPEG,
+    b"GIF8": GIF,
+    b"II*\x00": TIFF,
+    b"MM\x00*": TIFF,
+}
 _WIDE_TEXT_STARTS = (b"\xff\xfe", b"\xfe\xff")
 _ZIP_MIMETYPES = {kind.encode(): kind for kind in (EPUB, ODT, ODP, ODS)}
 _ZIP_MEMBERS = {b"word/": DOCX, b"ppt/": PPTX, b"xl/": XLSX, b"META-INF/container.xml": EPUB}
@@ -172,12 +200,20 @@ def _sniff_binary(head: bytes) -> str | None:
     if head.startswith(_OLE_START):
         names = (kind for name, kind in _OLE_STREAMS.items() if name.encode("utf-16-le") in head)
         return next(names, UNKNOWN_MEDIA_TYPE)
-    media = _sniff_media(head)
+    media = _sniff_image(head) or _sniff_media(head)
     if media is not None:
         return media
     if head.startswith(_BINARY_STARTS) or (b"\x00" in head and not head.startswith(_WIDE_TEXT_STARTS)):
         return UNKNOWN_MEDIA_TYPE
     return None
+
+
+def _sniff_image(head: bytes) -> str | None:
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return WEBP
+    if head.startswith(b"BM") and head[6:10] == bytes(4):
+        return BMP
+    return next((kind for start, kind in _IMAGE_STARTS.items() if head.startswith(start)), None)
 
 
 def _sniff_media(head: bytes) -> str | None:
@@ -215,6 +251,8 @@ def _sniff_text(head: bytes) -> str:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:16].lower().startswith(_HTML_STARTS):
         return "text/html"
+    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
+        return SVG
     if start.startswith(b"WEBVTT"):
         return "text/vtt"
     if start.startswith(b"{"):

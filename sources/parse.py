@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMediaError
 from memory.telling import Told, unheard
-from memory.values import CUES_MEDIA_TYPE, MESSAGES_MEDIA_TYPE, Content, Parsed, Place, Utterance
+from memory.values import CUES_MEDIA_TYPE, MESSAGES_MEDIA_TYPE, Content, Parsed, Place, TextLine, Utterance
 from sources import media_types
 from sources.captions import Cue, cut_captions, extract_captions, extract_cues, extract_json_cues
 from sources.chat import extract_json, extract_json_lines, extract_messages
@@ -19,6 +19,7 @@ from sources.delimited import extract_csv, extract_tsv
 from sources.docx import extract_docx
 from sources.epub import extract_epub
 from sources.html import extract_html
+from sources.layout import order_lines, paragraph_text
 from sources.mail import extract_mail
 from sources.markdown import extract_markdown
 from sources.media import MAX_SIDE, Audio, Clip, Cut, Picture, Span
@@ -31,6 +32,7 @@ from sources.pptx import extract_pptx
 from sources.rtf import extract_rtf
 from sources.spreadsheet import extract_xls, extract_xlsx
 from sources.stills import Looked
+from sources.svg import extract_svg
 from sources.text import extract_text
 from sources.writer import Writer
 
@@ -38,9 +40,12 @@ __all__ = [
     "SUPPORTED_MEDIA_TYPES",
     "SourceParser",
     "guess_media_type",
+    "is_image",
     "is_media",
     "is_timed",
+    "needs_models",
     "parse_cues",
+    "parse_lines",
     "parse_shown",
 ]
 
@@ -69,19 +74,25 @@ _FORMATS: dict[str, Callable[[bytes, str | None], Extracted]] = {
     "text/csv": extract_csv,
     "text/tab-separated-values": extract_tsv,
     media_types.EML: extract_mail,
+    media_types.SVG: extract_svg,
     "text/vtt": extract_captions,
     "application/x-subrip": extract_captions,
     **dict.fromkeys(media_types.CODE_MEDIA_TYPES, extract_code),
 }
 
-SUPPORTED_MEDIA_TYPES = (*_FORMATS, *media_types.MEDIA)
+SUPPORTED_MEDIA_TYPES = (*_FORMATS, *media_types.IMAGES, *media_types.MEDIA)
 
 NO_SPEECH_MODEL = (
     "there are no captions in it, and no speech model is loaded: set LETHE_SPEECH to whisper-base, add a "
     "subtitle track, or send its captions as WebVTT or SRT"
 )
+NO_SCREEN_TEXT = (
+    "it is an image, and nothing reads text in pictures here: set LETHE_SCREEN_TEXT to rapidocr, or send its "
+    "text"
+)
 
 _MEDIA = frozenset((*media_types.MEDIA, *media_types.MEDIA_ALIASES))
+_IMAGES = frozenset((*media_types.IMAGES, *media_types.IMAGE_ALIASES))
 _CAPTIONS = frozenset(("text/vtt", "application/x-subrip", CUES_MEDIA_TYPE))
 
 
@@ -102,6 +113,8 @@ class SourceParser:
             if captions is None:
                 raise InvalidInputError(NO_SPEECH_MODEL)
             return _split(content, captions)
+        if is_image(content.media_type):
+            raise InvalidInputError(NO_SCREEN_TEXT)
         media_type, charset = _media_type(content.media_type)
         extract = _FORMATS.get(media_type)
         if extract is None:
@@ -149,7 +162,11 @@ class SourceParser:
         return picture(content.body, at_ms, max_side=max_side)
 
     def look(self, content: Content, start: int = 0) -> Looked:
-        """Return what there is to see in a video from a time on. Raises what ``parse_media`` does."""
+        """Return an image, or what a video shows from a time on. Raises what ``parse_media`` does."""
+        if is_image(content.media_type):
+            from sources.images import look_at_image
+
+            return look_at_image(content.body)
         _expect_media(content)
         from sources.key_frames import look
 
@@ -162,6 +179,16 @@ class SourceParser:
 def is_media(media_type: str) -> bool:
     """Say whether it names a container of moving pictures or sound."""
     return _media_type(media_type)[0] in _MEDIA
+
+
+def is_image(media_type: str) -> bool:
+    """Say whether it names a picture in which text may be read."""
+    return _media_type(media_type)[0] in _IMAGES
+
+
+def needs_models(media_type: str) -> bool:
+    """Say whether a model may have a part in what is read in it: recordings, captions, images."""
+    return is_timed(media_type) or is_image(media_type)
 
 
 def _expect_media(content: Content) -> None:
@@ -182,6 +209,14 @@ def parse_cues(
     ``title`` is the container's. Raises ``InvalidInputError`` when the cues hold no text.
     """
     return _split(content, extract_cues(cues, warnings, title))
+
+
+def parse_lines(content: Content, lines: Sequence[TextLine], warnings: Sequence[str] = ()) -> Parsed:
+    """Return the parsed content of an image with these lines. Raises ``NothingToReadError`` without any."""
+    writer = Writer(warnings)
+    for paragraph in order_lines(lines):
+        writer.add(paragraph_text(paragraph))
+    return _split(content, writer.finish(None))
 
 
 def parse_shown(

@@ -31,6 +31,8 @@ _STEPS_BACK_MS = (0, 2_000, 20_000)
 """So far before the time asked for a key frame is looked for; then the file is read from its beginning."""
 _MAX_ASPECT = 8
 """Of one pixel; what tells of more has it wrong."""
+_QUARTERS = {0: (1, 0, 0, 1), 90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
+"""Display matrices of pictures that are to be turned to the left by so many degrees."""
 _DISPLAY_MATRIX = "DISPLAYMATRIX"
 _FORMAT = "yuvj420p"
 _JPEG = {"flags": "+qscale+bitexact", "global_quality": str(4 * 118), "threads": "1"}
@@ -175,9 +177,13 @@ def check_size(width: int, height: int) -> None:
 
 def matrix_of(frame: VideoFrame) -> tuple[int, int, int, int]:
     """Return how a frame is to be turned and mirrored: FFmpeg's a, b, c, d."""
-    told: Mapping[Any, Any] = frame.side_data
+    try:
+        told: Mapping[Any, Any] = frame.side_data
+    except ValueError:
+        # PyAV does not know side data of every kind, EXIF's for one; it knows the angle all the same.
+        return _QUARTERS.get(frame.rotation % 360, _QUARTERS[0])
     if _DISPLAY_MATRIX not in told:
-        return (1, 0, 0, 1)
+        return _QUARTERS[0]
     a, b, _, c, d = struct.unpack_from("=5i", bytes(told[_DISPLAY_MATRIX]))
     return (a, b, c, d)
 

@@ -24,7 +24,7 @@ BAD: dict[str, tuple[Content, str]] = {
     "no text": (Content("document", "text/plain", b" \n"), "no text"),
     "a binary file": (Content("document", "text/plain", b"\x7fELF" + bytes(99)), "binary"),
     "nested deeply": (Content("document", "application/json", b"[" * 9_999), "nested deeper"),
-    "unknown type": (Content("document", "image/png", b"\x89PNG"), "image/png"),
+    "unknown type": (Content("document", "image/x-xcf", b"\x89PNG"), "image/x-xcf"),
     "an endless paragraph of nothing": (Content("document", "text/html", b"<p>" + b"<i>" * 9), "no text"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import pytest
 
 from embedding.screen_text import RapidScreenText
@@ -198,3 +199,22 @@ def test_the_captions_burned_into_a_trailer_are_found_at_their_times() -> None:
         place = passage.place
         assert place is not None and place.first - 1_500 <= at_ms <= place.last + 1_500
         assert place.last - place.first < 8_000
+
+
+def test_an_image_of_text_is_a_document() -> None:
+    done, made = cv2.imencode(".png", draw_page("The ferry leaves at nine", "and returns at noon"))
+    assert done
+    content = Content("document", "image/png", made.tobytes(), filename="board.png")
+    parser = MediaParser(GuardedParser(processes=1), None, RapidScreenText())
+    try:
+        parsed = parser.parse(content)
+        with pytest.raises(NothingToReadError, match="no text is to be seen"):
+            done, made = cv2.imencode(".png", draw_page())
+            parser.parse(Content("document", "image/png", made.tobytes()))
+        with pytest.raises(InvalidInputError, match="damaged"):
+            parser.parse(Content("document", "image/png", content.body[:50]))
+    finally:
+        parser.close()
+    assert parsed.title == "board"
+    assert parsed.text.replace("\n\n", "\n") == "The ferry leaves at nine\nand returns at noon"
+    assert parsed.warnings == ("what it says was read by rapidocr, which may misread",)

@@ -139,8 +139,8 @@ def test_whatever_makes_up_a_content_counts_as_without_the_guard(parser: Guarded
 
 def test_a_refusal_keeps_its_leaf_and_its_data(parser: GuardedParser, probe: GuardedParser) -> None:
     with pytest.raises(UnsupportedMediaError) as unsupported:
-        parser.parse(Content("document", "image/png", b"x"))
-    assert unsupported.value.media_type == "image/png"
+        parser.parse(Content("document", "image/x-xcf", b"x"))
+    assert unsupported.value.media_type == "image/x-xcf"
     assert "text/plain" in unsupported.value.supported
     with pytest.raises(InvalidInputError) as invalid:
         ask(probe, "refuse", "no good")
