@@ -26,11 +26,20 @@ TOGETHER = 4
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question, the names of the passages shown in their order, and the accepted answers."""
+    """A question, the names of the passages shown in their order, and the accepted answers.
+
+    ``needed`` are the names of those that tell the answer.
+    """
 
     question: str
     names: tuple[str, ...]
     answers: tuple[str, ...]
+    needed: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> int | None:
+        """Where the one passage with the answer stands, from 1; ``None`` where several are needed."""
+        return self.names.index(self.needed[0]) + 1 if len(self.needed) == 1 else None
 
 
 def squad_cases(squad: Squad, count: int, passages: int, together: int = TOGETHER) -> list[Case]:
@@ -48,7 +57,7 @@ def squad_cases(squad: Squad, count: int, passages: int, together: int = TOGETHE
         asked = group[:together]
         all_of_them = replace(asked[0], text=" ".join(question.text for question in asked))
         names = tuple(among(squad, all_of_them, passages))
-        cases += [Case(question.text, names, question.answers) for question in asked]
+        cases += [Case(question.text, names, question.answers, (question.gold,)) for question in asked]
         if len(cases) >= count:
             break
     return cases[:count]
@@ -80,7 +89,8 @@ def load_cases(
         shown = [*needed, *others[: max(0, passages - len(needed))]]
         random.Random(one["query"]).shuffle(shown)
         names = tuple(f"{name} {each}" for each in shown)
-        cases.append(Case(one["query"], names, tuple(one["answers"])))
+        told_by = tuple(f"{name} {each}" for each in needed)
+        cases.append(Case(one["query"], names, tuple(one["answers"]), told_by))
     return {f"{name} {each}": _show(f"{name} {each}", text) for each, text in texts.items()}, cases
 
 

@@ -125,7 +125,7 @@ def climb(
                 with rows_file.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
         if number % EVERY == 0 or number == len(cases):
-            told(summarise([rows[_key(each)] for each in cases[:number]], ladder, ways))
+            told(summarise([_at_place(rows, each) for each in cases[:number]], ladder, ways))
         progress.advance(task)
     progress.remove_task(task)
 
@@ -230,7 +230,29 @@ def summarise(rows: Sequence[Row], ladder: Ladder, ways: Ways) -> Figures:
             figures[f"blocks_looked_at_{level}"] = _mean(looked)
     if "L3" in levels:
         figures["compacted_by"] = ways.method
+    if set(levels) >= {"L0", "L1"}:
+        figures["L0 to L1 by place"] = _by_place(rows)
     return figures | {"gates": _gates(steps)}
+
+
+def _by_place(rows: Sequence[Row]) -> Figures:
+    """Return what remembering changes by where the one passage with the answer stands, from 1.
+
+    What stands far from the question loses the most, and readers show the best passage last.
+    """
+    figures: Figures = {}
+    for place in sorted({row["place"] for row in rows if row["place"] is not None}):
+        read = [row for row in rows if row["place"] == place]
+        groups = [tuple(row["names"]) for row in read]
+        pairs = [(row["levels"]["L0"], row["levels"]["L1"]) for row in read]
+        points = [100 * (remembered["f1"] - whole["f1"]) for whole, remembered in pairs]
+        nats = [remembered["surprise_nats"] - whole["surprise_nats"] for whole, remembered in pairs]
+        figures[str(place)] = {
+            "questions": len(read),
+            "f1_change_points": interval_of_groups(points, groups),
+            "surprise_change_nats": interval_of_groups(nats, groups),
+        }
+    return figures
 
 
 def interval_of_groups(values: Sequence[float], groups: Sequence[Hashable]) -> Figures:
@@ -281,6 +303,11 @@ def _same(row: Row, lower: str, upper: str) -> float:
 
 def _mean(values: Sequence[float], digits: int = 4) -> float:
     return round(float(np.mean(values)), digits)
+
+
+def _at_place(rows: Mapping[tuple[object, ...], Row], case: Case) -> Row:
+    """Return a question's row with where its passage stands: the rows that are kept need not tell it."""
+    return rows[_key(case)] | {"place": case.place}
 
 
 def _key(case: Case) -> tuple[object, ...]:
