@@ -300,6 +300,7 @@ def load_reader(
         places=places,
         pass_tokens=settings.reader_pass_tokens,
         draft=None if draft is None else DraftModel(*load(draft)[:2]),
+        whole=settings.reader_whole,
         kept=settings.reader_kept,
         blended=settings.reader_blended,
         temperature=settings.reader_temperature,
