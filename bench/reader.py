@@ -95,7 +95,7 @@ def _climb_all(bench: Bench, run: Figures, options: argparse.Namespace, progress
     """Climb every ladder asked for; figures of the others stay."""
     ways = Ways(bench.anchors, options.shares[0], options.method, options.compacted)
     for ladder in LADDERS:
-        if ladder.set not in options.sets:
+        if ladder.set not in options.sets or (options.best_last and not ladder.best_last):
             continue
 
         def told(figures: Figures, name: str = ladder.name) -> None:
@@ -127,14 +127,18 @@ def summarise(results: Mapping[str, Any]) -> Figures:
             figures[f"l1_l2_kl{suffix}_interval"] = routed["divergence_nats_interval"]
             figures[f"l1_l2_top1{suffix}"] = routed["same_best"]
             figures[f"l1_l2_top1{suffix}_interval"] = routed["same_best_interval"]
-    steps = ladders.get(LADDERS[0].name, {}).get("steps", {})
     # Nothing is compacted unless a reader is told to: what is lost without that, and with it.
-    for level in ("L2", "L3"):
-        if f"L0 to {level}" in steps:
-            change, name = steps[f"L0 to {level}"]["f1_change_points"], f"l0_{level.lower()}_f1_loss"
-            figures[name] = -change["mean"]
-            figures[f"{name}_interval"] = [-change["high"], -change["low"]]
-            figures[f"{name}_questions"] = steps[f"L0 to {level}"]["questions"]
+    for ladder, suffix in ((LADDERS[0], ""), (LADDERS[-1], "_best_last")):
+        steps = ladders.get(ladder.name, {}).get("steps", {})
+        for level in ("L2", "L3"):
+            if f"L0 to {level}" in steps:
+                change, name = (
+                    steps[f"L0 to {level}"]["f1_change_points"],
+                    f"l0_{level.lower()}_f1_loss{suffix}",
+                )
+                figures[name] = -change["mean"]
+                figures[f"{name}_interval"] = [-change["high"], -change["low"]]
+                figures[f"{name}_questions"] = steps[f"L0 to {level}"]["questions"]
     remembered = results.get("reuse", {}).get("orders", {}).get(BEST_LAST, {}).get(WAYS[0].name)
     if remembered is not None:
         change = remembered["f1_change_points"]
@@ -181,6 +185,11 @@ def _parse() -> argparse.Namespace:
     )
     sets = tuple(dict.fromkeys(ladder.set for ladder in LADDERS))
     parser.add_argument("--sets", type=_names, default=sets, help=f"of the ladders: some of {','.join(sets)}")
+    parser.add_argument(
+        "--best-last",
+        action="store_true",
+        help="of the ladders only those with passages as answers show them",
+    )
     parser.add_argument(
         "--shares", type=_shares, default=SHARES, help="of the blocks a router keeps; the first is judged by"
     )

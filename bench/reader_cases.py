@@ -1,6 +1,7 @@
 """Questions with their passages among others, for the reader's ladder: paragraphs, multi-hop, chats.
 
-The others are the nearest by BM25, so that there is something to mix up; all stand in a seeded order.
+The others are the nearest by BM25, so that there is something to mix up; all stand in a seeded order, unless
+they are put as answers show them.
 Questions of one paragraph are shown the same, so that it is read and remembered once for all of them.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from bench.reader_parts import among, questions
 from bench.squad13 import DATA, Bm25, Question, Squad
 from memory.values import Evidence, PassageId
+from reader.ranking import rank_sentences
 
 LONGEST = 4_000
 """Longer texts are left out, in characters, with the questions that need them: some chats fill a window."""
@@ -61,6 +63,13 @@ def squad_cases(squad: Squad, count: int, passages: int, together: int = TOGETHE
         if len(cases) >= count:
             break
     return cases[:count]
+
+
+def put_best_last(case: Case, shown: Mapping[str, Evidence]) -> Case:
+    """Return the question with its passages as a reader shows them, by its ranking of their sentences."""
+    ranked = rank_sentences(case.question, [shown[name] for name in case.names])
+    found = [case.names[one.sentence.index] for one in ranked]
+    return replace(case, names=tuple(dict.fromkeys([*found, *case.names]))[::-1])
 
 
 def load_cases(

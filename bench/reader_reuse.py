@@ -19,7 +19,7 @@ import numpy as np
 from rich.progress import Progress
 
 from bench.figures import Figures
-from bench.reader_cases import TOGETHER, Case, squad_cases
+from bench.reader_cases import TOGETHER, Case, put_best_last, squad_cases
 from bench.reader_ladder import ASKED, interval_of_groups
 from bench.reader_parts import SPARE, Bench
 from bench.reader_readings import JointReading, Reading, ask, write
@@ -30,7 +30,6 @@ from reader.blending import blend
 from reader.language_model import READ_AGAIN, Cut
 from reader.passages import Memory, compress, take_out
 from reader.placing import Passage, lay_out
-from reader.ranking import rank_sentences
 
 PASSAGES = 6
 AT_ONCE = "read at once"
@@ -97,7 +96,7 @@ def compare_ways(
     figures: Figures = {}
     for order in orders:
         for number, case in enumerate(cases, start=1):
-            shown = case if order == DRAWN else put_best_last(bench, case)
+            shown = case if order == DRAWN else put_best_last(case, bench.shown)
             for way in (None, *ways):
                 key = (case.question, order, AT_ONCE if way is None else way.name)
                 if key in rows:
@@ -111,13 +110,6 @@ def compare_ways(
             told(figures)
             progress.advance(task)
     progress.remove_task(task)
-
-
-def put_best_last(bench: Bench, case: Case) -> Case:
-    """Return the question with its passages as a reader shows them, by its ranking of their sentences."""
-    ranked = rank_sentences(case.question, [bench.shown[name] for name in case.names])
-    found = [case.names[one.sentence.index] for one in ranked]
-    return replace(case, names=tuple(dict.fromkeys([*found, *case.names]))[::-1])
 
 
 def read_one(bench: Bench, case: Case, way: Way | None, at_once: JointReading) -> Row:
@@ -177,7 +169,7 @@ def _choose(bench: Bench, cut: Cut, case: Case, way: Way, memories: Sequence[Mem
     if way.blended:
         before = Passage((), cut.opening, bench.open(cut))
         passages = blend(bench.model, bench.shape, bench.rotary, before, passages, share=way.blended)
-    best = put_best_last(bench, case).names[len(passages) - way.best :]
+    best = put_best_last(case, bench.shown).names[len(passages) - way.best :]
     chosen = []
     for name, one in zip(case.names, passages, strict=True):
         count = len(one.body)

@@ -60,13 +60,6 @@ the answer's tokens were .37 nats from those of reading all at once without, .36
 with 48. Each 16 cost as many tokens of a paragraph's 190.
 """
 
-READ_WHOLE = 1
-"""So many passages, the last and best, are read whole where they stand by readers of this service.
-
-What answers is mostly in one of them, and it is the one that suffers most from having been read without the
-others: docs/decisions/0016-reading-the-best-passage-whole.md.
-"""
-
 _SAME_DAY = "{% macro strftime_now(form) %}01 Jan 2026{% endmacro %}"
 """Templates that tell the date tell this: with another each day, what is remembered would last a day."""
 
@@ -139,10 +132,11 @@ class LanguageModelWriter:
         too: then so many write, and so many wait, with either.
 
         The last passages, as many as ``whole`` says, are read anew where they stand, and only the others
-        remembered. Of a passage's tokens each head keeps a share ``kept``; all where layers have sliding windows. Of
-        what is remembered a share ``blended`` is read again where it stands (``reader.blending``), and it is
-        looked at with a ``temperature`` and ``scale`` (``reader.attention.parallel``). Raises ``ValueError``
-        for what excludes each other: blended and kept in part, routed and looked at with either.
+        remembered. Of a passage's tokens each head keeps a share ``kept``; all where layers have sliding
+        windows. Of what is remembered a share ``blended`` is read again where it stands
+        (``reader.blending``), and it is looked at with a ``temperature`` and ``scale``
+        (``reader.attention.parallel``). Raises ``ValueError`` for what excludes each other: blended and kept
+        in part, routed and looked at with either.
         ``bits``, of ``reader.passages.FORMATS``: what keys and values are kept in; ``None``: the device's.
         """
         if blended and kept < 1.0:

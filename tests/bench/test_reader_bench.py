@@ -11,13 +11,13 @@ from rich.progress import Progress
 
 from bench import reader_ladder, reader_peer, reader_reuse, reader_routers, reader_times
 from bench.reader import summarise
-from bench.reader_cases import Case, load_cases, squad_cases
+from bench.reader_cases import Case, load_cases, put_best_last, squad_cases
 from bench.reader_chart import curves_of
 from bench.reader_decode import compare_lookup
 from bench.reader_ladder import LADDERS, Ladder, Ways, climb, interval_of_groups
 from bench.reader_parts import SPARE, Bench
 from bench.reader_readings import JointReading, Reading, ask, write
-from bench.reader_reuse import AT_ONCE, BEST_LAST, DRAWN, Way, compare_ways, put_best_last
+from bench.reader_reuse import AT_ONCE, BEST_LAST, DRAWN, WAYS, Way, compare_ways
 from bench.reader_routers import compare_routers
 from bench.reader_times import shuffle, take_times
 from bench.squad13 import Bm25, Question, Squad
@@ -180,7 +180,7 @@ def test_ways_of_reading_again_are_compared_and_gone_on_with(
     """What is read again in full is read as at once, and so are memories of that reading, but for bits."""
     monkeypatch.setattr(reader_reuse, "PASSAGES", 2)
     ways = (
-        Way("remembered"),
+        WAYS[0],
         Way("all whole again", best=2),
         Way("of the reading at once", joint=True),
         Way("all chosen again", blended=1.0),
@@ -209,14 +209,14 @@ def test_ways_of_reading_again_are_compared_and_gone_on_with(
         read = {way: one["tokens_read"] for way, one in figures.items()}
         assert read["remembered"] < read["last again"] < read["all whole again"] < read[AT_ONCE]
     summary = summarise({"reuse": {"orders": orders}})
-    change = orders[BEST_LAST]["remembered"]["f1_change_points"]
+    change = orders[BEST_LAST][WAYS[0].name]["f1_change_points"]
     assert summary["reuse_f1_loss_best_last"] == -change["mean"]
 
 
 def test_the_passage_with_the_likeliest_sentence_stands_last(bench: Bench) -> None:
     case = Case("Which has 3 bridges?", ("Nile:3", "Nile:0", "Nile:5"), ("The Nile",), ("Nile:3",))
 
-    shown = put_best_last(bench, case)
+    shown = put_best_last(case, bench.shown)
 
     assert (case.place, shown.place) == (1, 3)
     assert sorted(shown.names) == sorted(case.names)
