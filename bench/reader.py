@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from bench.figures import Figures, describe_run
+from bench.figures import Figures, describe_machine, describe_run
 from bench.main import keep
 from bench.reader_chart import draw
 from bench.reader_decode import compare_lookup
 from bench.reader_ladder import LADDERS, Ways, cases_of, climb
 from bench.reader_parts import METHODS, Bench, open_bench
-from bench.reader_reuse import BEST_LAST, WAYS, compare_ways
+from bench.reader_reuse import BEST_LAST, ORDERS, WAYS, compare_ways
 from bench.reader_routers import compare_routers
 from bench.reader_times import take_times
 from embedding.models import ModelStore
@@ -54,6 +54,7 @@ def main() -> None:
     run = describe_run() | {
         "model": options.model,
         "precision": str(bench.shape.dtype),
+        "processor": describe_machine()["processor"],
         "threads": options.threads,
     }
     with Progress() as progress:
@@ -67,6 +68,7 @@ def main() -> None:
                 lambda orders: _keep(options, "reuse", {"run": run, "orders": orders}),
                 rows_file=_rows_file(options, "reuse"),
                 ways=[way for way in WAYS if options.ways is None or way.name in options.ways],
+                orders=options.orders,
             )
         if "times" in options.sections:
             path, _ = find_weights(ModelStore(settings.models_cache).get(options.model))
@@ -202,6 +204,9 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=Path, help="folder that keeps each question's row, to go on later")
     parser.add_argument("--ways", type=_names, help="of reuse, by name, with commas between; default: all")
+    parser.add_argument(
+        "--orders", type=_names, default=ORDERS, help=f"of passages in reuse, of {','.join(ORDERS)}"
+    )
     parser.add_argument("--sizes", type=_counts, default=SIZES, help="tokens of a prompt, such as 2000,8000")
     parser.add_argument(
         "--most-at-once", type=int, default=1 << 20, help="longer prompts are not read at once by torch"
