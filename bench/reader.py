@@ -1,10 +1,11 @@
 """The reader's model over remembered keys and values: ``python -m bench.reader`` writes
 bench/results/reader.json.
 
-    python -m bench.reader [--sections ladder,times,decode,routers] [--questions N] [--sizes 2000,8000]
+    python -m bench.reader [--sections ladder,reuse,times,decode,routers] [--questions N] [--sizes 2000,8000]
 
 Sections: the ladder from reading everything at once to memories that are routed and compacted
-(``bench.reader_ladder``), the time to a first token by size beside llama.cpp's (``bench.reader_times``), how
+(``bench.reader_ladder``), what remembering costs by the order of passages and by what is read again
+(``bench.reader_reuse``), the time to a first token by size beside llama.cpp's (``bench.reader_times``), how
 fast answers are written (``bench.reader_decode``), what routers keep (``bench.reader_routers``). Figures are
 merged into the file as soon as they are measured; sections that are not asked for stay. Needs the data sets
 beside the repository (``../shared/data``). ``LETHE_MODELS_CACHE`` says where the weights are kept.
@@ -22,12 +23,13 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from bench.figures import Figures, describe_run
+from bench.figures import Figures, describe_machine, describe_run
 from bench.main import keep
 from bench.reader_chart import draw
 from bench.reader_decode import compare_lookup
 from bench.reader_ladder import LADDERS, Ways, cases_of, climb
 from bench.reader_parts import METHODS, Bench, open_bench
+from bench.reader_reuse import BEST_LAST, ORDERS, WAYS, compare_ways
 from bench.reader_routers import compare_routers
 from bench.reader_times import take_times
 from embedding.models import ModelStore
@@ -36,7 +38,7 @@ from service.models import find_weights
 from service.settings import Settings
 
 RESULTS = Path(__file__).parent / "results" / "reader.json"
-SECTIONS = ("ladder", "times", "decode", "routers")
+SECTIONS = ("ladder", "reuse", "times", "decode", "routers")
 SIZES = (2_000, 4_000, 8_000, 16_000, 32_000)
 QUESTIONS = 40
 SHARES = (Rule().share,)
@@ -52,11 +54,22 @@ def main() -> None:
     run = describe_run() | {
         "model": options.model,
         "precision": str(bench.shape.dtype),
+        "processor": describe_machine()["processor"],
         "threads": options.threads,
     }
     with Progress() as progress:
         if "ladder" in options.sections:
             _climb_all(bench, run, options, progress)
+        if "reuse" in options.sections:
+            compare_ways(
+                bench,
+                options.questions,
+                progress,
+                lambda orders: _keep(options, "reuse", {"run": run, "orders": orders}),
+                rows_file=_rows_file(options, "reuse"),
+                ways=[way for way in WAYS if options.ways is None or way.name in options.ways],
+                orders=options.orders,
+            )
         if "times" in options.sections:
             path, _ = find_weights(ModelStore(settings.models_cache).get(options.model))
             take_times(
@@ -84,18 +97,25 @@ def _climb_all(bench: Bench, run: Figures, options: argparse.Namespace, progress
     """Climb every ladder asked for; figures of the others stay."""
     ways = Ways(bench.anchors, options.shares[0], options.method, options.compacted)
     for ladder in LADDERS:
-        if ladder.set not in options.sets:
+        if ladder.set not in options.sets or (options.best_last and not ladder.best_last):
             continue
-        if options.rows is not None:
-            options.rows.mkdir(parents=True, exist_ok=True)
 
         def told(figures: Figures, name: str = ladder.name) -> None:
             measured = _read(options.results).get("ladder", {})
             kept = {one.name: measured[one.name] for one in LADDERS if one.name in measured}
             _keep(options, "ladder", {**kept, name: {"run": run, **figures}})
 
-        rows = None if options.rows is None else options.rows / f"{ladder.name}.jsonl"
+        rows = _rows_file(options, ladder.name)
         climb(bench, ladder, cases_of(bench, ladder, options.questions), ways, progress, told, rows)
+
+
+def _rows_file(options: argparse.Namespace, name: str) -> Path | None:
+    """Return where what each question gave is kept, if it is."""
+    if options.rows is None:
+        return None
+    folder: Path = options.rows
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}.jsonl"
 
 
 def summarise(results: Mapping[str, Any]) -> Figures:
@@ -109,14 +129,24 @@ def summarise(results: Mapping[str, Any]) -> Figures:
             figures[f"l1_l2_kl{suffix}_interval"] = routed["divergence_nats_interval"]
             figures[f"l1_l2_top1{suffix}"] = routed["same_best"]
             figures[f"l1_l2_top1{suffix}_interval"] = routed["same_best_interval"]
-    steps = ladders.get(LADDERS[0].name, {}).get("steps", {})
     # Nothing is compacted unless a reader is told to: what is lost without that, and with it.
-    for level in ("L2", "L3"):
-        if f"L0 to {level}" in steps:
-            change, name = steps[f"L0 to {level}"]["f1_change_points"], f"l0_{level.lower()}_f1_loss"
-            figures[name] = -change["mean"]
-            figures[f"{name}_interval"] = [-change["high"], -change["low"]]
-            figures[f"{name}_questions"] = steps[f"L0 to {level}"]["questions"]
+    for ladder, suffix in ((LADDERS[0], ""), (LADDERS[-1], "_best_last")):
+        steps = ladders.get(ladder.name, {}).get("steps", {})
+        for level in ("L2", "L3"):
+            if f"L0 to {level}" in steps:
+                change, name = (
+                    steps[f"L0 to {level}"]["f1_change_points"],
+                    f"l0_{level.lower()}_f1_loss{suffix}",
+                )
+                figures[name] = -change["mean"]
+                figures[f"{name}_interval"] = [-change["high"], -change["low"]]
+                figures[f"{name}_questions"] = steps[f"L0 to {level}"]["questions"]
+    remembered = results.get("reuse", {}).get("orders", {}).get(BEST_LAST, {}).get(WAYS[0].name)
+    if remembered is not None:
+        change = remembered["f1_change_points"]
+        figures["reuse_f1_loss_best_last"] = -change["mean"]
+        figures["reuse_f1_loss_best_last_interval"] = [-change["high"], -change["low"]]
+        figures["reuse_f1_loss_best_last_questions"] = remembered["questions"]
     sizes = results.get("time_to_first_token", {}).get("sizes", {})
     at = {size: told["ratios"] for size, told in sizes.items() if "ratios" in told}
     if "8000" in at:
@@ -158,6 +188,11 @@ def _parse() -> argparse.Namespace:
     sets = tuple(dict.fromkeys(ladder.set for ladder in LADDERS))
     parser.add_argument("--sets", type=_names, default=sets, help=f"of the ladders: some of {','.join(sets)}")
     parser.add_argument(
+        "--best-last",
+        action="store_true",
+        help="of the ladders only those with passages as answers show them",
+    )
+    parser.add_argument(
         "--shares", type=_shares, default=SHARES, help="of the blocks a router keeps; the first is judged by"
     )
     parser.add_argument("--method", choices=METHODS, default=METHOD, help="of compaction")
@@ -168,6 +203,10 @@ def _parse() -> argparse.Namespace:
         help="share of the questions asked of L3, such as .5",
     )
     parser.add_argument("--rows", type=Path, help="folder that keeps each question's row, to go on later")
+    parser.add_argument("--ways", type=_names, help="of reuse, by name, with commas between; default: all")
+    parser.add_argument(
+        "--orders", type=_names, default=ORDERS, help=f"of passages in reuse, of {','.join(ORDERS)}"
+    )
     parser.add_argument("--sizes", type=_counts, default=SIZES, help="tokens of a prompt, such as 2000,8000")
     parser.add_argument(
         "--most-at-once", type=int, default=1 << 20, help="longer prompts are not read at once by torch"

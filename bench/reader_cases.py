@@ -1,6 +1,7 @@
 """Questions with their passages among others, for the reader's ladder: paragraphs, multi-hop, chats.
 
-The others are the nearest by BM25, so that there is something to mix up; all stand in a seeded order.
+The others are the nearest by BM25, so that there is something to mix up; all stand in a seeded order, unless
+they are put as answers show them.
 Questions of one paragraph are shown the same, so that it is read and remembered once for all of them.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from bench.reader_parts import among, questions
 from bench.squad13 import DATA, Bm25, Question, Squad
 from memory.values import Evidence, PassageId
+from reader.ranking import rank_sentences
 
 LONGEST = 4_000
 """Longer texts are left out, in characters, with the questions that need them: some chats fill a window."""
@@ -26,11 +28,20 @@ TOGETHER = 4
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question, the names of the passages shown in their order, and the accepted answers."""
+    """A question, the names of the passages shown in their order, and the accepted answers.
+
+    ``needed`` are the names of those that tell the answer.
+    """
 
     question: str
     names: tuple[str, ...]
     answers: tuple[str, ...]
+    needed: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> int | None:
+        """Where the one passage with the answer stands, from 1; ``None`` where several are needed."""
+        return self.names.index(self.needed[0]) + 1 if len(self.needed) == 1 else None
 
 
 def squad_cases(squad: Squad, count: int, passages: int, together: int = TOGETHER) -> list[Case]:
@@ -48,10 +59,17 @@ def squad_cases(squad: Squad, count: int, passages: int, together: int = TOGETHE
         asked = group[:together]
         all_of_them = replace(asked[0], text=" ".join(question.text for question in asked))
         names = tuple(among(squad, all_of_them, passages))
-        cases += [Case(question.text, names, question.answers) for question in asked]
+        cases += [Case(question.text, names, question.answers, (question.gold,)) for question in asked]
         if len(cases) >= count:
             break
     return cases[:count]
+
+
+def put_best_last(case: Case, shown: Mapping[str, Evidence]) -> Case:
+    """Return the question with its passages as a reader shows them, by its ranking of their sentences."""
+    ranked = rank_sentences(case.question, [shown[name] for name in case.names])
+    found = [case.names[one.sentence.index] for one in ranked]
+    return replace(case, names=tuple(dict.fromkeys([*found, *case.names]))[::-1])
 
 
 def load_cases(
@@ -80,7 +98,8 @@ def load_cases(
         shown = [*needed, *others[: max(0, passages - len(needed))]]
         random.Random(one["query"]).shuffle(shown)
         names = tuple(f"{name} {each}" for each in shown)
-        cases.append(Case(one["query"], names, tuple(one["answers"])))
+        told_by = tuple(f"{name} {each}" for each in needed)
+        cases.append(Case(one["query"], names, tuple(one["answers"]), told_by))
     return {f"{name} {each}": _show(f"{name} {each}", text) for each, text in texts.items()}, cases
 
 

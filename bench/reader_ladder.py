@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from bench.figures import Figures
 from bench.hierarchy import DRAWS, SEED
-from bench.reader_cases import Case, load_cases, squad_cases
+from bench.reader_cases import Case, load_cases, put_best_last, squad_cases
 from bench.reader_parts import SPARE, WHOLE, Bench, route
 from bench.reader_readings import JointReading, Read, Reading, SlotReading, ask, write
 from bench.squad13 import exact_match, f1
@@ -45,16 +45,20 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """A set, how many passages are shown, the levels that are read, and the share of questions asked."""
+    """A set, how many passages are shown, the levels that are read, and the share of questions asked.
+
+    ``best_last``: passages stand as in answers, the best next to the question; else in a drawn order.
+    """
 
     set: str
     passages: int
     levels: Sequence[str] = ALL
     share: float = 0.25
+    best_last: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.set}, {self.passages} passages"
+        return f"{self.set}, {self.passages} passages{', best last' if self.best_last else ''}"
 
 
 LADDERS = (
@@ -63,8 +67,10 @@ LADDERS = (
     Ladder("hotpot100", 10),
     Ladder("musique100", 10),
     Ladder("lihua", 6),
+    Ladder("squad13", 6, levels=("L0", "L1", "L2"), share=1.0, best_last=True),
 )
-"""The first is the one that the gates ask about. The second has more to choose from."""
+"""The first is the one that the gates ask about. The second has more to choose from. The last is the first as
+answers show its passages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +90,11 @@ def cases_of(bench: Bench, ladder: Ladder, count: int) -> list[Case]:
     """Return a ladder's questions; the bench then knows their passages."""
     asked = max(1, round(count * ladder.share))
     if ladder.set == "squad13":
-        return squad_cases(bench.squad, asked, ladder.passages)
-    shown, cases = load_cases(ladder.set, asked, ladder.passages)
-    bench.shown.update(shown)
-    return cases
+        cases = squad_cases(bench.squad, asked, ladder.passages)
+    else:
+        shown, cases = load_cases(ladder.set, asked, ladder.passages)
+        bench.shown.update(shown)
+    return [put_best_last(case, bench.shown) for case in cases] if ladder.best_last else cases
 
 
 def climb(
@@ -125,7 +132,7 @@ def climb(
                 with rows_file.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
         if number % EVERY == 0 or number == len(cases):
-            told(summarise([rows[_key(each)] for each in cases[:number]], ladder, ways))
+            told(summarise([_at_place(rows, each) for each in cases[:number]], ladder, ways))
         progress.advance(task)
     progress.remove_task(task)
 
@@ -201,7 +208,7 @@ def summarise(rows: Sequence[Row], ladder: Ladder, ways: Ways) -> Figures:
         read = [row for row in rows if name in row["steps"]]
         if not read:
             continue
-        groups = [tuple(row["names"]) for row in read]
+        groups = [_group(row["names"]) for row in read]
         change = [100 * (row["levels"][upper]["f1"] - row["levels"][lower]["f1"]) for row in read]
         divergence, same = ([row["steps"][name][at] for row in read] for at in (0, 1))
         steps[name] = {
@@ -215,7 +222,7 @@ def summarise(rows: Sequence[Row], ladder: Ladder, ways: Ways) -> Figures:
         }
     figures: Figures = {
         "questions": len(rows),
-        "groups": len({tuple(row["names"]) for row in rows}),
+        "groups": len({_group(row["names"]) for row in rows}),
         "tokens": _mean([row["tokens"] for row in rows], 1),
         "tokens_read": _mean([row["tokens_read"] for row in rows], 1),
         "share_kept_at_most": ways.share,
@@ -230,7 +237,29 @@ def summarise(rows: Sequence[Row], ladder: Ladder, ways: Ways) -> Figures:
             figures[f"blocks_looked_at_{level}"] = _mean(looked)
     if "L3" in levels:
         figures["compacted_by"] = ways.method
+    if set(levels) >= {"L0", "L1"}:
+        figures["L0 to L1 by place"] = _by_place(rows)
     return figures | {"gates": _gates(steps)}
+
+
+def _by_place(rows: Sequence[Row]) -> Figures:
+    """Return what remembering changes by where the one passage with the answer stands, from 1.
+
+    What stands far from the question loses the most, and readers show the best passage last.
+    """
+    figures: Figures = {}
+    for place in sorted({row["place"] for row in rows if row["place"] is not None}):
+        read = [row for row in rows if row["place"] == place]
+        groups = [_group(row["names"]) for row in read]
+        pairs = [(row["levels"]["L0"], row["levels"]["L1"]) for row in read]
+        points = [100 * (remembered["f1"] - whole["f1"]) for whole, remembered in pairs]
+        nats = [remembered["surprise_nats"] - whole["surprise_nats"] for whole, remembered in pairs]
+        figures[str(place)] = {
+            "questions": len(read),
+            "f1_change_points": interval_of_groups(points, groups),
+            "surprise_change_nats": interval_of_groups(nats, groups),
+        }
+    return figures
 
 
 def interval_of_groups(values: Sequence[float], groups: Sequence[Hashable]) -> Figures:
@@ -281,6 +310,16 @@ def _same(row: Row, lower: str, upper: str) -> float:
 
 def _mean(values: Sequence[float], digits: int = 4) -> float:
     return round(float(np.mean(values)), digits)
+
+
+def _group(names: Sequence[str]) -> tuple[str, ...]:
+    """Return what questions that are shown the same passages have in common, in whatever order."""
+    return tuple(sorted(names))
+
+
+def _at_place(rows: Mapping[tuple[object, ...], Row], case: Case) -> Row:
+    """Return a question's row with where its passage stands: the rows that are kept need not tell it."""
+    return rows[_key(case)] | {"place": case.place}
 
 
 def _key(case: Case) -> tuple[object, ...]:

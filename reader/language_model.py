@@ -114,6 +114,7 @@ class LanguageModelWriter:
         most_new_tokens: int = 128,
         routed: bool = False,
         anchors_folder: Path | None = None,
+        whole: int = 0,
         kept: float = 1.0,
         blended: float = 0.0,
         temperature: float = 1.0,
@@ -130,10 +131,12 @@ class LanguageModelWriter:
         ``InvalidInputError`` when its tokens are not this model's. ``places`` may be those of another writer
         too: then so many write, and so many wait, with either.
 
-        Of a passage's tokens each head keeps a share ``kept``; all where layers have sliding windows. Of
-        what is remembered a share ``blended`` is read again where it stands (``reader.blending``), and it is
-        looked at with a ``temperature`` and ``scale`` (``reader.attention.parallel``). Raises ``ValueError``
-        for what excludes each other: blended and kept in part, routed and looked at with either.
+        The last passages, as many as ``whole`` says, are read anew where they stand, and only the others
+        remembered. Of a passage's tokens each head keeps a share ``kept``; all where layers have sliding
+        windows. Of what is remembered a share ``blended`` is read again where it stands
+        (``reader.blending``), and it is looked at with a ``temperature`` and ``scale``
+        (``reader.attention.parallel``). Raises ``ValueError`` for what excludes each other: blended and kept
+        in part, routed and looked at with either.
         ``bits``, of ``reader.passages.FORMATS``: what keys and values are kept in; ``None``: the device's.
         """
         if blended and kept < 1.0:
@@ -167,6 +170,7 @@ class LanguageModelWriter:
         self._opening = self.cut(build_prompt("", (), draw_mark, self._reserved, mark=self._mark)).opening
         has_windows = any(window is not None for window in windows_of(model))
         self._kept = 1.0 if has_windows else kept
+        self._whole = whole
         self._blended = blended
         self._bits = bits or best_bits(self._shape.device)
         self._recipe = Recipe(
@@ -357,7 +361,8 @@ class LanguageModelWriter:
     def _lay_out(self, cut: Cut, shelf: Shelf | None) -> Placed:
         # Memories hold this reader's mark: behind another they are of no use.
         is_own = shelf is not None and list(cut.opening) == list(self._opening)
-        remembered = self._recall(cut.texts, shelf) if shelf is not None and is_own else {}
+        recalled = cut.texts[: max(0, len(cut.texts) - self._whole)]
+        remembered = self._recall(recalled, shelf) if shelf is not None and is_own else {}
         passages = [
             Passage(text.header, text.body, remembered.get(text.of) if text.of else None)
             for text in cut.texts

@@ -199,15 +199,17 @@ def check_readers(settings: Settings) -> None:
         )
     readers = {settings.reader, settings.reader_large}
     remembered_otherwise = (
+        settings.reader_whole,
         settings.reader_kept,
         settings.reader_blended,
         settings.reader_temperature,
         settings.reader_scale,
-    ) != (1.0, 0.0, 1.0, 1.0)
+    ) != (0, 1.0, 0.0, 1.0, 1.0)
     if remembered_otherwise and not list_local_readers(settings):
         raise InvalidInputError(
             "only a language model of this machine remembers passages: leave these settings out",
-            where="LETHE_READER_KEPT, LETHE_READER_BLENDED, LETHE_READER_TEMPERATURE and LETHE_READER_SCALE",
+            where="LETHE_READER_WHOLE, LETHE_READER_KEPT, LETHE_READER_BLENDED, LETHE_READER_TEMPERATURE and "
+            "LETHE_READER_SCALE",
         )
     if settings.reader_blended and settings.reader_kept < 1.0:
         raise InvalidInputError(
@@ -300,6 +302,7 @@ def load_reader(
         places=places,
         pass_tokens=settings.reader_pass_tokens,
         draft=None if draft is None else DraftModel(*load(draft)[:2]),
+        whole=settings.reader_whole,
         kept=settings.reader_kept,
         blended=settings.reader_blended,
         temperature=settings.reader_temperature,

@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         le=1,
         description="the share of a passage's keys and values that a reader of this machine keeps; 1: all",
     )
+    reader_whole: int = Field(
+        default=0,
+        ge=0,
+        description="so many of the best passages are read whole each time, and only the others remembered",
+    )
     reader_blended: float = Field(
         default=0.0,
         ge=0,

@@ -9,14 +9,15 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from bench import reader_ladder, reader_peer, reader_routers, reader_times
+from bench import reader_ladder, reader_peer, reader_reuse, reader_routers, reader_times
 from bench.reader import summarise
-from bench.reader_cases import load_cases, squad_cases
+from bench.reader_cases import Case, load_cases, put_best_last, squad_cases
 from bench.reader_chart import curves_of
 from bench.reader_decode import compare_lookup
 from bench.reader_ladder import LADDERS, Ladder, Ways, climb, interval_of_groups
 from bench.reader_parts import SPARE, Bench
 from bench.reader_readings import JointReading, Reading, ask, write
+from bench.reader_reuse import AT_ONCE, BEST_LAST, DRAWN, WAYS, Way, compare_ways
 from bench.reader_routers import compare_routers
 from bench.reader_times import shuffle, take_times
 from bench.squad13 import Bm25, Question, Squad
@@ -163,11 +164,62 @@ def test_the_ladder_is_climbed_and_gone_on_with(
     assert isinstance(steps, dict)
     assert list(steps) == ["L0 to L1", "L1 to L2", "L2 to L3", "L0 to L2", "L0 to L3"]
     assert all(step["divergence_nats"] >= 0.0 for step in steps.values())
+    places = told[0]["L0 to L1 by place"]
+    assert isinstance(places, dict)
+    assert {at: one["questions"] for at, one in places.items()} == {str(cases[0].place): 1}
     assert float(str(told[0]["blocks_looked_at_L2"])) < 1.0
     summary = summarise({"ladder": {LADDERS[0].name: told[0]}})
     assert summary["l1_l2_kl"] == steps["L1 to L2"]["divergence_nats"]
     assert summary["l0_l2_f1_loss"] == -steps["L0 to L2"]["f1_change_points"]["mean"]
     assert summary["l0_l3_f1_loss"] == -steps["L0 to L3"]["f1_change_points"]["mean"]
+
+
+def test_ways_of_reading_again_are_compared_and_gone_on_with(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is read again in full is read as at once, and so are memories of that reading, but for bits."""
+    monkeypatch.setattr(reader_reuse, "PASSAGES", 2)
+    ways = (
+        WAYS[0],
+        Way("all whole again", best=2),
+        Way("of the reading at once", joint=True),
+        Way("all chosen again", blended=1.0),
+        Way("last again", last=8, temperature=0.9),
+    )
+    told: list[dict[str, object]] = []
+    rows = tmp_path / "rows.jsonl"
+
+    with Progress(disable=True) as progress:
+        compare_ways(bench, 1, progress, told.append, rows_file=rows, ways=ways)
+        monkeypatch.setattr(reader_reuse, "read_one", None)
+        compare_ways(bench, 1, progress, told.append, rows_file=rows, ways=ways)
+
+    assert told[1] == told[-1]
+    orders = json.loads(json.dumps(told[-1]))
+    assert set(orders) == {BEST_LAST, DRAWN}
+    for figures in orders.values():
+        assert set(figures) == {AT_ONCE, *(way.name for way in ways)}
+        far = {
+            way: abs(one["surprise_change_nats"]["mean"]) for way, one in figures.items() if way != AT_ONCE
+        }
+        assert far["all whole again"] < 1e-4
+        assert far["all chosen again"] < 1e-4
+        assert far["of the reading at once"] < 0.01
+        assert far["remembered"] > 1e-4
+        read = {way: one["tokens_read"] for way, one in figures.items()}
+        assert read["remembered"] < read["last again"] < read["all whole again"] < read[AT_ONCE]
+    summary = summarise({"reuse": {"orders": orders}})
+    change = orders[BEST_LAST][WAYS[0].name]["f1_change_points"]
+    assert summary["reuse_f1_loss_best_last"] == -change["mean"]
+
+
+def test_the_passage_with_the_likeliest_sentence_stands_last(bench: Bench) -> None:
+    case = Case("Which has 3 bridges?", ("Nile:3", "Nile:0", "Nile:5"), ("The Nile",), ("Nile:3",))
+
+    shown = put_best_last(case, bench.shown)
+
+    assert (case.place, shown.place) == (1, 3)
+    assert sorted(shown.names) == sorted(case.names)
 
 
 def test_times_are_taken_of_every_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,12 @@ def test_a_judge_is_the_readers_own_model(tmp_path: Path, encoder: TextEncoder) 
     assert reader.read("When did the harbour bridge open?", evidence).reader == own.reader
 
 
+REMEMBERED_OTHERWISE = (
+    "LETHE_READER_WHOLE, LETHE_READER_KEPT, LETHE_READER_BLENDED, LETHE_READER_TEMPERATURE and "
+    "LETHE_READER_SCALE"
+)
+
+
 @pytest.mark.parametrize(
     ("given", "mend"),
     [
@@ -80,10 +86,8 @@ def test_a_judge_is_the_readers_own_model(tmp_path: Path, encoder: TextEncoder) 
         ({"entailment": "pairs"}, "LETHE_ENTAILMENT_FOLDER"),
         ({"reader_blended": 0.15, "reader_kept": 0.5}, "LETHE_READER_BLENDED or LETHE_READER_KEPT"),
         ({"reader_temperature": 0.8, "reader_passages": 8}, "LETHE_READER_PASSAGES"),
-        (
-            {"reader": "extractive", "reader_kept": 0.5},
-            "LETHE_READER_KEPT, LETHE_READER_BLENDED, LETHE_READER_TEMPERATURE and LETHE_READER_SCALE",
-        ),
+        ({"reader": "extractive", "reader_kept": 0.5}, REMEMBERED_OTHERWISE),
+        ({"reader": "extractive", "reader_whole": 1}, REMEMBERED_OTHERWISE),
         ({"reader_scale": 0.8, "reader_passages": 8}, "LETHE_READER_PASSAGES"),
     ],
 )
