@@ -108,6 +108,8 @@ lock: setup-dev ## Pin every dependency anew, with hashes
 	$(BIN)/pip install pip-tools
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --unsafe-package opencv-python --allow-unsafe -o requirements.lock requirements.in
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --unsafe-package torch --unsafe-package opencv-python --allow-unsafe -o requirements-dev.lock requirements-dev.in
+	# Text recognition asks for opencv-python, with windows and a desktop's libraries; the headless one does.
+	sed -i '/^opencv-python==/,/# via rapidocr-onnxruntime/d' requirements.lock requirements-dev.lock
 
 clean: ## Remove what was made, but not data or models
 	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .hypothesis build *.egg-info

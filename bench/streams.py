@@ -360,3 +360,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of the service's models")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
