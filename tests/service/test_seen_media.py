@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
+from embedding.encoder import TextEncoder
 from embedding.screen_text import RapidScreenText
 from memory.errors import InvalidInputError, NothingToReadError
 from memory.parsed import check_parsed, dump_parsed, load_parsed
@@ -21,7 +24,7 @@ from sources.guard import GuardedParser
 from sources.media import Audio
 from sources.parse import parse_cues
 from sources.stills import Looked, Still
-from tests.service.harness import House
+from tests.service.harness import TENANT, House
 from tests.service.test_media_parser import SAID, SOUND, VIDEO, FakeSource, FakeSpeech
 from tests.sources.checks import check, data
 from tests.sources.moving import make_media
@@ -218,3 +221,33 @@ def test_an_image_of_text_is_a_document() -> None:
     assert parsed.title == "board"
     assert parsed.text.replace("\n\n", "\n") == "The ferry leaves at nine\nand returns at noon"
     assert parsed.warnings == ("what it says was read by rapidocr, which may misread",)
+
+
+def test_another_reader_of_pictures_reads_images_again_and_no_text(
+    tmp_path: Path, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, made = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))
+    assert done
+    readers = [FakeScreenText(["The ferry leaves at nine."])]
+    monkeypatch.setattr("service.wiring.make_screen_text", lambda _: readers[-1])
+    monkeypatch.setattr("service.wiring.make_speech", lambda *_: None)
+    house = House(tmp_path / "data", encoder, guarded=True)
+
+    def texts() -> set[str]:
+        return {hit.text for hit in house.lethe.recall(TENANT, "ferry lighthouse", limit=9).hits}
+
+    try:
+        note = Content("document", "text/plain", b"The lighthouse was lit in 1790.")
+        house.lethe.remember(TENANT, [note, Content("document", "image/png", made.tobytes())])
+        house.waker.drain()
+        assert texts() == {"The lighthouse was lit in 1790.", "The ferry leaves at nine."}
+        house.restart()
+        house.waker.drain()
+        assert len(texts()) == 2
+        readers.append(FakeScreenText(["The ferry leaves at noon."]))
+        readers[-1].digest = "d" * 64
+        house.restart()
+        house.waker.drain()
+        assert texts() == {"The lighthouse was lit in 1790.", "The ferry leaves at noon."}
+    finally:
+        house.close()

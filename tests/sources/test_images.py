@@ -2,10 +2,13 @@
 
 import struct
 import zlib
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memory.errors import InvalidInputError, NothingToReadError
 from memory.values import Content, TextLine
@@ -16,6 +19,7 @@ from sources.parse import SourceParser, guess_media_type, parse_lines
 from sources.stills import Looked
 from tests.sources.checks import check, parse
 from tests.sources.painted import draw_page
+from tests.sources.test_hostile_files import PATCHES, damaged
 
 PAGE = draw_page("The ferry leaves at nine")
 KINDS = [".png", ".jpg", ".webp", ".gif", ".bmp", ".tiff"]
@@ -93,6 +97,19 @@ def png(width: int, height: int) -> bytes:
 def test_what_is_damaged_or_too_large_is_refused_in_words(body: bytes, what: str) -> None:
     with pytest.raises(InvalidInputError, match=what):
         look_at_image(body)
+
+
+SMALL = {extension: encode(draw_page("Ferry", size=(160, 90)), extension) for extension in KINDS}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(KINDS), PATCHES, st.sampled_from([1.0, 1.0, 0.9, 0.4]))
+def test_damaged_images_are_decoded_as_far_as_can_be_or_refused(
+    extension: str, patches: list[tuple[int, bytes]], keep: float
+) -> None:
+    with suppress(InvalidInputError):
+        for still in look_at_image(damaged(SMALL[extension], patches, keep)).stills:
+            assert len(still.pixels) == still.width * still.height * 3 <= 2000 * 2000 * 3
 
 
 def test_without_text_recognition_an_image_is_refused_with_the_setting() -> None:

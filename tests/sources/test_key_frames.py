@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memory.errors import InvalidInputError
 from memory.values import Content, Place
@@ -18,6 +21,7 @@ from sources.questions import LOOK, Answer, read_looked, tell
 from sources.stills import Looked
 from tests.sources.moving import make_media
 from tests.sources.painted import RATE, SIZE, draw_scene, film, write_text
+from tests.sources.test_hostile_files import PATCHES, damaged
 
 FRAME_MS = 1000 // RATE
 
@@ -173,3 +177,18 @@ def test_stills_that_hold_together_are_read() -> None:
 def test_a_picture_that_the_decoder_holds_back_until_the_end_is_found() -> None:
     body = film([draw_scene(seed) for seed in range(5)], "mkv", times_ms=[0, 4_000, 4_500, 15_000, 15_600])
     assert picture(body, 15_600).at_ms == 15_600
+
+
+CARDS = film([draw_scene(seed, (96, 64)) for seed in range(4) for _ in range(6)], "mkv")
+
+
+@settings(max_examples=80, deadline=None)
+@given(PATCHES, st.sampled_from([1.0, 1.0, 0.9, 0.4]))
+def test_damaged_films_are_looked_at_as_far_as_can_be_or_refused(
+    patches: list[tuple[int, bytes]], keep: float
+) -> None:
+    with suppress(InvalidInputError):
+        looked = look(damaged(CARDS, patches, keep))
+        assert all(start <= end for start, end in spans(looked))
+        assert all(left[1] <= right[0] for left, right in pairwise(spans(looked)))
+        assert all(len(still.pixels) == still.width * still.height * 3 for still in looked.stills)
