@@ -13,6 +13,7 @@ from memory.journal import EntryRow, get_content, iter_headers
 from memory.kernel import Kernel, find_denied
 from memory.values import Content, EntryId, SourceId, TenantId
 from service.listing import find_version
+from service.streams import list_segments
 from sources.media import Clip, Picture
 from sources.parse import is_media
 
@@ -46,7 +47,10 @@ class Excerpt:
 
 
 class Excerpts:
-    """Takes excerpts of a source's newest version, as long as that is not forgotten."""
+    """Takes excerpts of a source's newest version, as long as that is not forgotten.
+
+    Of a stream it is the segment at the time that is asked for; its times are the stream's, as hits have them.
+    """
 
     def __init__(self, kernel: Kernel, cutter: MediaCutter) -> None:
         self.kernel = kernel
@@ -58,16 +62,18 @@ class Excerpts:
         Raises ``NotFoundError`` and ``ForgottenError`` as reading the source does, and
         ``InvalidInputError`` for what is no video, or shows nothing then.
         """
-        row, content = self._get_media(tenant_id, source_id)
-        picture = self.cutter.picture(content, at_ms)
-        return Excerpt(row.source_id, row.id, picture.body, JPEG, picture.at_ms, picture.at_ms)
+        row, content, begins = self._get_media(tenant_id, source_id, at_ms)
+        picture = self.cutter.picture(content, max(0, at_ms - begins))
+        at_ms = begins + picture.at_ms
+        return Excerpt(row.source_id, row.id, picture.body, JPEG, at_ms, at_ms)
 
     def get_clip(self, tenant_id: TenantId, source_id: SourceId, start_ms: int, end_ms: int) -> Excerpt:
         """Return an excerpt with pictures and sound that plays from 0. Raises what ``get_frame`` does."""
         check_clip(start_ms, end_ms)
-        row, content = self._get_media(tenant_id, source_id)
-        clip = self.cutter.clip(content, start_ms, end_ms)
-        return Excerpt(row.source_id, row.id, clip.body, clip.media_type, clip.start_ms, clip.end_ms)
+        row, content, begins = self._get_media(tenant_id, source_id, start_ms)
+        clip = self.cutter.clip(content, max(0, start_ms - begins), end_ms - begins)
+        since, until = begins + clip.start_ms, begins + clip.end_ms
+        return Excerpt(row.source_id, row.id, clip.body, clip.media_type, since, until)
 
     def recheck(self, tenant_id: TenantId, excerpt: Excerpt) -> None:
         """Raise ``ForgottenError`` when what it was taken from has been denied; called while reading."""
@@ -79,8 +85,13 @@ class Excerpts:
         """End what is under way."""
         self.cutter.close()
 
-    def _get_media(self, tenant_id: TenantId, source_id: SourceId) -> tuple[EntryRow, Content]:
+    def _get_media(
+        self, tenant_id: TenantId, source_id: SourceId, at_ms: int
+    ) -> tuple[EntryRow, Content, int]:
+        """Return the entry to look into, and when its own clock begins in the time that is asked for."""
         row, _ = find_version(self.kernel, tenant_id, source_id)
+        if row.kind == "stream":
+            row = self._find_segment(tenant_id, source_id, at_ms)
         with self.kernel.database.read() as connection:
             headers = dict(iter_headers(connection, self.kernel.vault, tenant_id, [row.id]))
             for header in headers.values():
@@ -92,7 +103,18 @@ class Excerpts:
             content = get_content(connection, self.kernel.vault.opener(tenant_id, [row.id]), row.id)
         if content is None:
             raise ForgottenError(f"document {source_id}")
-        return row, content
+        part = content.attributes.part
+        return row, content, 0 if part is None else part.start_ms
+
+    def _find_segment(self, tenant_id: TenantId, stream_id: SourceId, at_ms: int) -> EntryRow:
+        """Return the segment of a stream that is seen or heard at a time."""
+        with self.kernel.database.read() as connection:
+            held = list_segments(connection, tenant_id, stream_id)
+            for row, header in iter_headers(connection, self.kernel.vault, tenant_id, held):
+                part = header.attributes.part
+                if part is not None and part.start_ms <= at_ms < part.end_ms:
+                    return row
+        raise InvalidInputError(f"nothing is kept of the stream at {at_ms} ms")
 
 
 def check_clip(start_ms: int, end_ms: int) -> None:

@@ -94,7 +94,7 @@ class MediaParser:
         if isinstance(media, Parsed):
             return CAPTIONS, media
         if self.speech is None:
-            return InvalidInputError(NO_SPEECH_MODEL)
+            return NothingToReadError(NO_SPEECH_MODEL)
         transcript = self.speech.transcribe(np.frombuffer(media.samples, "<i2"), told=told)
         if not transcript.utterances:
             seconds = media.duration_ms // 1000

@@ -220,7 +220,7 @@ class Streams:
         state = self._state(tenant_id)
         with self.kernel.database.read() as connection:
             row = _get_row(connection, tenant_id, stream_id)
-            held = _list_segments(connection, tenant_id, stream_id)
+            held = list_segments(connection, tenant_id, stream_id)
             waiting = _count_waiting(connection, stream_id)
         return _view(row, attributes, state, held, waiting)
 
@@ -254,7 +254,7 @@ class Streams:
         self._get_attributes(tenant_id, stream_id)
         state = self._state(tenant_id)
         with self.kernel.database.read() as connection:
-            held = _list_segments(connection, tenant_id, stream_id)
+            held = list_segments(connection, tenant_id, stream_id)
         cards = [state.cards[state.ordinals[i]] for i in held if i in state.ordinals]
         within = {
             card.row.id: card
@@ -339,7 +339,7 @@ def _get_row(connection: sa.Connection, tenant_id: TenantId, stream_id: str) -> 
     return _Row(SourceId(found.id), found.kind, found.next_number, ahead, found.created_us, found.closed_us)
 
 
-def _list_segments(connection: sa.Connection, tenant_id: TenantId, stream_id: SourceId) -> list[EntryId]:
+def list_segments(connection: sa.Connection, tenant_id: TenantId, stream_id: SourceId) -> list[EntryId]:
     """Return the segments of a stream that are in the journal and not denied."""
     mine = (entries.c.stream_id == stream_id) & (entries.c.tenant_id == tenant_id)
     found = connection.scalars(sa.select(entries.c.id).where(mine, entries.c.kind == "segment"))

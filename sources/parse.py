@@ -111,7 +111,7 @@ class SourceParser:
 
             captions = tracks.find_captions(content.body)
             if captions is None:
-                raise InvalidInputError(NO_SPEECH_MODEL)
+                raise NothingToReadError(NO_SPEECH_MODEL)
             return _split(content, captions)
         if is_image(content.media_type):
             raise InvalidInputError(NO_SCREEN_TEXT)

@@ -84,6 +84,26 @@ def test_a_recorded_segment_is_found_at_the_time_of_the_stream(client):
     assert hit["metadata"] == {"lens": 2}
 
 
+def test_a_stream_shows_and_plays_what_was_at_a_time(client):
+    stream_id = open_stream(client, kind="video")
+    for number in range(2):
+        body = make_media("mp4", seconds=2.0, pictures=range(0, 2000, 200))
+        client.post(
+            f"/v1/streams/{stream_id}/segments",
+            files={"file": (f"{number}.mp4", body)},
+            data={"number": str(number), "start_ms": str(2000 * number), "end_ms": str(2000 * number + 2000)},
+        )
+
+    frame = client.get(f"/v1/sources/{stream_id}/frame", params={"at_ms": 3450})
+    clip = client.get(f"/v1/sources/{stream_id}/clip", params={"start_ms": 2500, "end_ms": 3000})
+    late = client.get(f"/v1/sources/{stream_id}/frame", params={"at_ms": 4000})
+
+    assert (frame.status_code, frame.headers["content-type"]) == (200, "image/jpeg")
+    assert frame.headers["lethe-start-ms"] == "3400"
+    assert 2000 <= int(clip.headers["lethe-start-ms"]) <= 2500
+    assert (late.status_code, "nothing is kept" in late.json()["detail"]) == (422, True)
+
+
 def test_a_number_is_taken_once(client):
     stream_id = open_stream(client)
     first = append(client, stream_id, 0, cue(1, "The anchor is up."))
