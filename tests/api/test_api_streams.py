@@ -227,3 +227,15 @@ def test_what_is_no_segment_is_refused(client, path, body, status):
     reply = client.post(f"/v1/streams/{stream_id}/segments", json=body)
     assert reply.status_code == status
     assert reply.headers["content-type"] == "application/problem+json"
+
+
+def test_what_was_said_of_a_stream_takes_the_segments_that_say_otherwise_of_themselves(client):
+    """Its title stands in each."""
+    stream_id = open_stream(client, metadata={"quay": 2})
+    append(client, stream_id, 0, cue(1, "The anchor is up."), metadata={"quay": 3})
+    scope = {"filter": {"metadata.quay": 2}}
+
+    done = client.post("/v1/forget", json={"scope": scope, "mode": "execute"}, headers={"prefer": "wait=5"})
+
+    assert (done.status_code, done.json()["counts"]["entries"]) == (200, 2)
+    assert client.post("/v1/recall", json={"query": "anchor"}).json()["hits"] == []
