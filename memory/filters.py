@@ -10,6 +10,7 @@ one object must all hold. Fields are ``subjects``, ``user_id``, ``agent_id``, ``
 - A field that is not there matches nothing but ``$ne`` and ``{"$exists": false}``.
 - ``occurred_at`` takes RFC 3339 texts and compares instants. Where the user gave no time, the
   time Lethe recorded the entry stands in; ``$exists`` still says whether the user gave one.
+- ``$near`` asks of metadata ``{"lat", "lon"}`` whether it is within so many metres of a place.
 
 A filter is compiled once into closures. Nothing here knows where entries are kept.
 """
@@ -25,6 +26,7 @@ from datetime import datetime
 from typing import Any, Literal, cast
 
 from memory.errors import InvalidInputError
+from memory.places import Around, read_around
 from memory.values import Attributes, JsonValue
 
 MAX_DEPTH = 32
@@ -34,7 +36,7 @@ MAX_NODES = 1_000
 MAX_VALUES = 10_000
 """Values in all ``$in`` lists of one filter together."""
 
-Operator = Literal["$eq", "$in", "$gt", "$gte", "$lt", "$lte", "$exists"]
+Operator = Literal["$eq", "$in", "$gt", "$gte", "$lt", "$lte", "$exists", "$near"]
 Scalar = None | bool | int | float | str | datetime
 Operand = Scalar | tuple[Scalar, ...]
 Predicate = Callable[[Attributes, datetime], bool]
@@ -61,7 +63,7 @@ class Condition:
 
     field: str
     operator: Operator
-    operand: Operand | tuple[Operand, ...]
+    operand: Operand | tuple[Operand, ...] | Around
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +218,15 @@ class _Parsing:
                 if not isinstance(value, bool):
                     raise InvalidInputError("needs true or false", where=where)
                 return Condition(name, "$exists", value)
+            case "$near":
+                if not name.startswith("metadata."):
+                    raise InvalidInputError("only metadata has places", where=where)
+                return Condition(name, "$near", read_around(value, where))
             case "$not":
                 if not isinstance(value, dict):
                     raise InvalidInputError("needs an object of operators", where=where)
                 return Not(self.field(name, value, where, depth))
-        known = "$in, $ne, $gt, $gte, $lt, $lte, $exists, $not"
+        known = "$in, $ne, $gt, $gte, $lt, $lte, $exists, $near, $not"
         hint = "" if key.startswith("$") else "; to look inside an object join the names with dots"
         raise InvalidInputError(f"unknown operator; known are {known}{hint}", where=where)
 
@@ -311,7 +317,9 @@ def _compile_condition(condition: Condition) -> Predicate:
     name, operand = condition.field, condition.operand
     if condition.operator == "$exists":
         return _compile_exists(name, expected=operand is True)
-    if condition.operator == "$in":
+    if isinstance(operand, Around):
+        test: _Test = operand.holds
+    elif condition.operator == "$in":
         test = _in_test(cast("tuple[Operand, ...]", operand))
     elif condition.operator == "$eq":
         test = _equal_test(cast("Operand", operand))
