@@ -27,31 +27,32 @@ class Around:
 
 
 def find_place(value: object) -> tuple[float, float] | None:
-    """Return latitude and longitude in degrees, ``None`` for what is no place. Other fields may stand beside."""
+    """Return latitude and longitude in degrees, ``None`` for what is no place; more may stand beside."""
     if not isinstance(value, Mapping):
         return None
-    lat, lon = value.get("lat"), value.get("lon")
-    if not _is_number(lat, 90) or not _is_number(lon, 360):
-        return None
-    return float(lat), float(lon)
+    lat, lon = _number(value.get("lat"), 90), _number(value.get("lon"), 360)
+    return None if lat is None or lon is None else (lat, lon)
 
 
 def read_around(value: object, where: str) -> Around:
     """Return what ``{"lat", "lon", "within_m"}`` means; raises ``InvalidInputError`` for anything else."""
     place = find_place(value)
-    within = value.get("within_m") if isinstance(value, Mapping) else None
-    if place is None or not _is_number(within, 1e9) or within < 0 or len(value) != 3:  # type: ignore[arg-type]
+    within = _number(value.get("within_m"), 1e9) if isinstance(value, Mapping) and len(value) == 3 else None
+    if place is None or within is None or within < 0:
         raise InvalidInputError('needs {"lat", "lon", "within_m"}: degrees, and metres', where=where)
-    return Around(*place, float(within))
+    return Around(*place, within)
 
 
 def distance_m(first: tuple[float, float], second: tuple[float, float]) -> float:
     """Return the metres along the earth's surface between two places, as of a sphere (haversine)."""
-    (lat, lon), (other_lat, other_lon) = (tuple(map(math.radians, place)) for place in (first, second))
+    lat, lon, other_lat, other_lon = map(math.radians, (*first, *second))
     half = math.sin((other_lat - lat) / 2) ** 2
     half += math.cos(lat) * math.cos(other_lat) * math.sin((other_lon - lon) / 2) ** 2
     return 2 * RADIUS_M * math.asin(math.sqrt(min(1.0, half)))
 
 
-def _is_number(value: object, most: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+def _number(value: object, most: float) -> float | None:
+    """Return a number that is not beyond ``most`` either way, ``None`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= most:
+        return None
+    return float(value)

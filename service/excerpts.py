@@ -49,7 +49,7 @@ class Excerpt:
 class Excerpts:
     """Takes excerpts of a source's newest version, as long as that is not forgotten.
 
-    Of a stream it is the segment at the time that is asked for; its times are the stream's, as hits have them.
+    Of a stream it is the segment at the time that is asked for; times are the stream's, as hits have them.
     """
 
     def __init__(self, kernel: Kernel, cutter: MediaCutter) -> None:
