@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from redis import Redis
 
 from embedding.encoder import TextEncoder
 from tests.engine.serving import free_port
-from tests.postgres import OwnServer, serve_own
-from tests.served import PATIENCE, Served
+from tests.faults.installation import Installation
+from tests.postgres import serve_own
+from tests.served import PATIENCE
 from tests.service.harness import TENANT, House
-from tests.tiny import build_tiny_encoder
 from unlearning.certificate import verify_certificate
 from unlearning.forget import find_unowned
 from workers.broker import EmbeddedBroker
@@ -34,55 +32,6 @@ ALL = os.environ.get("LETHE_FAULTS") == "all"
 DOCUMENTS = 12
 LATEST_SECONDS = 1.2
 WORD = "zquorvex"
-
-
-class Installation:
-    """The processes of one installation, and the supervisor that starts them again."""
-
-    def __init__(self, folder: Path, roles: tuple[str, ...], settings: Mapping[str, str]) -> None:
-        self.folder, self.settings = folder, settings
-        self.model = build_tiny_encoder(folder / "model")
-        self.data = folder / "data"
-        self._starts = 0
-        self.broker: EmbeddedBroker | None = None
-        self.database: OwnServer | None = None
-        self.processes = {f"{role} {at}": self._start(role) for at, role in enumerate(roles)}
-
-    def _start(self, role: str) -> Served:
-        self._starts += 1
-        process = Served(
-            self.data, self.model, self.folder / f"{role}-{self._starts}.log", role, self.settings
-        )
-        process.wait()
-        return process
-
-    @property
-    def door(self) -> Served:
-        return next(p for p in self.processes.values() if p.role in ("serve", "api"))
-
-    def kill(self, target: str) -> None:
-        if target == "database" and self.database is not None:
-            return self.database.kill()
-        if target != "broker":
-            return self.processes[target].kill()
-        broker = self.broker or EmbeddedBroker(self.data / "broker")
-        client = Redis(unix_socket_path=str(broker.socket))
-        os.kill(client.info("server")["process_id"], signal.SIGKILL)
-        return client.close()
-
-    def restore(self) -> None:
-        """Start again what ended; an embedded broker is its worker's business."""
-        if self.database is not None:
-            self.database.ensure()
-        if self.broker is not None:
-            self.broker.ensure()
-        for name, process in self.processes.items():
-            if process.process.poll() is not None:
-                self.processes[name] = self._start(process.role)
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.stop()
 
 
 class Client:

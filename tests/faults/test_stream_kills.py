@@ -1,0 +1,385 @@
+"""`lethe serve` killed with -9 at random moments of a stream: in the end it is that of an undisturbed run.
+
+The sender goes on as senders do: it asks how far the stream has come and sends again what was not
+acknowledged. LETHE_FAULTS=all kills more often.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from api.client import CueFields, LetheClient, Upload
+from api.client_watches import iter_events
+from api.stream_replies import SegmentReply, StreamReply
+from memory.errors import UnavailableError
+from tests.faults.installation import Installation
+from tests.faults.scanner import find_words
+from tests.served import PATIENCE
+from tests.sources.moving import make_media
+from tests.tiny import WORDS
+from unlearning.certificate import verify_certificate
+
+ALL = os.environ.get("LETHE_FAULTS") == "all"
+SEEDS = range(5) if ALL else range(1)
+SERVE = "serve 0"
+NAME = "quay"
+SEGMENTS = 24
+STEP_MS = 2000
+RECORDED = {4: "mp4", 9: "mkv", 17: "mp4"}
+"""Segments that are recordings with captions, each in a container."""
+TRACKS = {"mp4": "mov_text", "mkv": "subrip"}
+ORDER = [0, 1, 3, 2, *range(4, 13), 15, 14, 13, *range(16, SEGMENTS)]
+"""Some come before their turn."""
+STRETCH = range(6, 13)
+"""The segments that are forgotten."""
+LIMIT = 100
+MOMENTS = {"append": 0.03, "ingest": 0.12, "between": 0.0}
+"""When it is killed: so many seconds at most after a segment is sent, after one is acknowledged that is still to
+be read, or when all is read.
+"""
+QUESTIONS = ("winter in the harbour", "the stone tower", "zorvex05 zorvex17", "zquorvex07 zquorvex09 lantern")
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment as it is sent; of text where it has no file. ``word`` stands in it once and nowhere else."""
+
+    number: int
+    word: str
+    cues: Sequence[CueFields]
+    file: Upload | None
+
+    @property
+    def times(self) -> tuple[int, int]:
+        """When it begins and ends, in milliseconds of the stream's time."""
+        begins = self.number * STEP_MS
+        return begins, begins + STEP_MS - 500
+
+    def send(self, client: LetheClient, stream_id: str) -> SegmentReply:
+        """Append it."""
+        if self.file is None:
+            return client.streams.append_cues(stream_id, self.number, self.cues)
+        begins, ends = self.times
+        return client.streams.append_file(
+            stream_id, self.number, self.file, start_ms=begins, end_ms=ends, media_type="video/mp4"
+        )
+
+
+def make_segments() -> dict[int, Segment]:
+    """Return all segments of the stream; what those of the stretch say has words of its own."""
+    chance = random.Random(5)
+    made = {}
+    for number in range(SEGMENTS):
+        word = f"{'zquorvex' if number in STRETCH else 'zorvex'}{number:02d}"
+        begins = number * STEP_MS
+        first = f"The {word} {' '.join(chance.choices(WORDS, k=12))}."
+        second = f"And {' '.join(chance.choices(WORDS, k=12))}."
+        cues: list[CueFields] = [
+            {"start_ms": begins, "end_ms": begins + 700, "text": first, "speaker": "Bridge"},
+            {"start_ms": begins + 800, "end_ms": begins + 1500, "text": second},
+        ]
+        file = None
+        if kind := RECORDED.get(number):
+            spoken = [(cue["start_ms"] - begins, cue["end_ms"] - begins, cue["text"]) for cue in cues]
+            body = make_media(kind, seconds=1.5, subtitles=[(TRACKS[kind], "eng", spoken)])
+            file = Upload(f"{number}.{kind}", body)
+        made[number] = Segment(number, word, cues, file)
+    return made
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that can be seen of a stream, but for ids and the time of day."""
+
+    stream: dict[str, Any]
+    passages: list[dict[str, Any]]
+    hits: dict[str, list[Any]]
+    """By question, in no order: scores are those of another history."""
+    events: list[int]
+    """The segments that were told as searchable."""
+
+    def without(self, gone: Collection[int]) -> Found:
+        """Return the same as it is where some segments are forgotten."""
+        return Found(
+            {**self.stream, "segments": self.stream["segments"] - len(gone)},
+            [one for one in self.passages if one["number"] not in gone],
+            {
+                query: [hit for hit in hits if hit["stream"]["number"] not in gone]
+                for query, hits in self.hits.items()
+            },
+            [number for number in self.events if number not in gone],
+        )
+
+
+def look(client: LetheClient, stream_id: str) -> Found:
+    """Return what is found of a closed stream."""
+    stream = {
+        name: value
+        for name, value in client.streams.get(stream_id).items()
+        if name not in ("id", "created_at", "closed_at")
+    }
+    passages = [
+        {name: value for name, value in one.items() if name not in ("passage_id", "source_id")}
+        for one in client.streams.list_passages(stream_id, limit=LIMIT)
+    ]
+    hits = {}
+    for query in QUESTIONS:
+        recalled = client.recall(query, limit=LIMIT, filter={"stream_id": stream_id})["hits"]
+        told = [
+            {
+                "text": hit["text"],
+                "place": hit["span"]["place"],
+                "stream": {name: value for name, value in hit["stream"].items() if name != "id"},
+            }
+            for hit in recalled
+        ]
+        hits[query] = sorted(told, key=lambda hit: hit["place"]["first"])
+    events = [data["number"] for _, kind, data in iter_events(client, stream_id) if kind == "segment"]
+    return Found(stream, passages, hits, sorted(events))
+
+
+class Sender:
+    """Sends segments to a process that is killed meanwhile, and knows what was acknowledged."""
+
+    def __init__(self, folder: Path, chance: random.Random) -> None:
+        self.installation = Installation(folder, ("serve",), {})
+        self.chance = chance
+        self.segments = make_segments()
+        self.acknowledged: set[int] = set()
+        self.forgets: list[str] = []
+        self.kills: Counter[str] = Counter()
+        self._killing: threading.Timer | None = None
+        self._client: LetheClient | None = None
+        self.stream_id = self.open()["id"]
+
+    @property
+    def client(self) -> LetheClient:
+        """Talks to the process that runs now."""
+        door = self.installation.door
+        if self._client is None:
+            self._client = LetheClient(door.url, (door.data / "admin.key").read_text().strip())
+        return self._client
+
+    def open(self) -> StreamReply:
+        """Open the stream, or go on with it."""
+        return self.client.streams.open("video", external_id=NAME, subjects=["ferry"], metadata={"quay": 2})
+
+    def kill_within(self, seconds: float, moment: str) -> None:
+        """Have the process killed at a moment of the seconds to come."""
+        self.kills[f"stream kill {moment}"] += 1
+        delay = self.chance.uniform(0, seconds)
+        self._killing = threading.Timer(delay, self.installation.kill, [SERVE])
+        self._killing.start()
+
+    def come_back(self) -> None:
+        """Start the process again once it is dead; what was forgotten stays so from the first reply on."""
+        if self._killing is not None:
+            self._killing.join()
+            self._killing = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self.installation.restore()
+        if self.forgets:
+            self.check_gone()
+
+    def insist(self, act: Callable[[], Result]) -> Result:
+        """Do something until it is acknowledged."""
+        late = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return act()
+            except UnavailableError:
+                assert time.monotonic() < late, "it never came to be acknowledged"
+                self.come_back()
+
+    def send(self, number: int, moment: str | None = None) -> None:
+        """Send a segment until it is acknowledged; the process is killed at a moment of it where one is named."""
+        if moment == "append":
+            self.kill_within(MOMENTS[moment], moment)
+        tries = 0
+
+        def append() -> SegmentReply:
+            nonlocal tries
+            tries += 1
+            received = self.check_received(number) if tries > 1 else self.acknowledged
+            reply = self.segments[number].send(self.client, self.stream_id)
+            assert reply["unchanged"] == (number in received)
+            return reply
+
+        self.insist(append)
+        self.acknowledged.add(number)
+        if moment == "ingest":
+            self.kill_within(MOMENTS[moment], moment)
+        elif moment == "between":
+            self.wait_searchable()
+            self.kill_within(MOMENTS[moment], moment)
+        if self._killing is not None:
+            self.come_back()
+            self.check_received(None)
+
+    def check_received(self, sending: int | None) -> set[int]:
+        """Return what was received: all that was acknowledged, and of the rest at most what was just sent."""
+        stream = self.open()
+        assert stream["id"] == self.stream_id
+        received = {*range(stream["next_number"]), *stream["ahead"]}
+        assert self.acknowledged <= received <= self.acknowledged | {sending}
+        return received
+
+    def wait_searchable(self) -> None:
+        """Wait until all that was received can be found."""
+        late = time.monotonic() + PATIENCE
+        while self.client.streams.get(self.stream_id)["waiting"]:
+            assert time.monotonic() < late, "some segments are never read"
+            time.sleep(0.02)
+
+    def forget(self, moment: str) -> None:
+        """Forget the stretch; the process is killed while it is asked to, or while it does."""
+        scope = {
+            "ids": [self.stream_id],
+            "stream_range": {
+                "start_ms": self.segments[STRETCH[0]].times[0],
+                "end_ms": self.segments[STRETCH[-1]].times[1],
+            },
+        }
+        if moment == "asked":
+            self.kill_within(0.04, "forget asked")
+        reply = self.insist(lambda: self.client.forget(scope))  # type: ignore[arg-type]
+        self.forgets.append(reply["id"])
+        if moment == "done":
+            assert reply["counts"]["entries"] == len(STRETCH)
+            self.kill_within(0.6, "forget done")
+        self.come_back()
+
+    def check_gone(self) -> None:
+        """Nothing of the stretch is found, and what is sent again of it does not come back."""
+        words = " ".join(self.segments[number].word for number in STRETCH)
+        hits = [hit["text"] for hit in self.client.recall(words, limit=LIMIT)["hits"]]
+        passages = self.client.streams.list_passages(self.stream_id, limit=LIMIT)
+        texts = [*hits, *(one["text"] for one in passages)]
+        assert not [text for text in texts for number in STRETCH if self.segments[number].word in text]
+        again = self.segments[self.chance.choice(STRETCH)].send(self.client, self.stream_id)
+        assert again["unchanged"] and again["id"] is None and again["job"] is None
+
+    def finish(self) -> Found:
+        """Close the stream, wait until nothing is left to do, and return what is found of it."""
+        self.client.streams.close(self.stream_id)
+        late = time.monotonic() + PATIENCE
+        while jobs := self.client.stats()["jobs"]:
+            assert time.monotonic() < late, f"jobs are left: {jobs}"
+            time.sleep(0.05)
+        return look(self.client, self.stream_id)
+
+    def stop(self) -> None:
+        """Stop everything."""
+        if self._killing is not None:
+            self._killing.join()
+        if self._client is not None:
+            self._client.close()
+        self.installation.stop()
+
+
+@contextmanager
+def sending(folder: Path, seed: int = 0) -> Iterator[Sender]:
+    """Yield a sender whose stream was just opened."""
+    folder.mkdir(exist_ok=True)
+    sender = Sender(folder, random.Random(seed))
+    try:
+        yield sender
+    finally:
+        sender.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What is found where nothing was killed: each segment in its passages, once."""
+    with sending(tmp_path_factory.mktemp("undisturbed")) as sender:
+        for number in ORDER:
+            sender.send(number)
+        found = sender.finish()
+        segments = sender.segments
+    assert sorted(ORDER) == list(range(SEGMENTS)) == found.events
+    assert found.stream["segments"] == found.stream["next_number"] == SEGMENTS
+    assert (found.stream["ahead"], found.stream["waiting"]) == ([], 0)
+    check_once(found, segments, range(SEGMENTS))
+    return found
+
+
+def check_once(found: Found, segments: Mapping[int, Segment], numbers: Sequence[int]) -> None:
+    """Each of the segments is there word for word, in one place; no other is."""
+    texts = {number: "" for number in numbers}
+    for one in found.passages:
+        texts[one["number"]] += one["text"] + "\n"
+    for number, text in texts.items():
+        assert Counter(text.split())[segments[number].word] == 1, text
+        for cue in segments[number].cues:
+            assert text.count(cue["text"]) == 1, text
+    for hits in found.hits.values():
+        assert len(hits) == len(found.passages)
+
+
+def count_survived(counts: Counter[str]) -> dict[str, dict[str, int]]:
+    """Return the kills in the form in which faults are counted; all were survived."""
+    return {kind: {"injected": count, "survived": count} for kind, count in counts.items()}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_stream_goes_on_where_it_was_killed(
+    seed: int, tmp_path: Path, undisturbed: Found, record_property: pytest.RecordProperty
+) -> None:
+    chance = random.Random(seed)
+    moments = list(MOMENTS) * (4 if ALL else 2)
+    chance.shuffle(moments)
+    killed = dict(zip(chance.sample(ORDER[1:], len(moments)), moments, strict=True))
+    with sending(tmp_path, seed) as sender:
+        for number in ORDER:
+            sender.send(number, killed.get(number))
+        found = sender.finish()
+        again = sender.segments[chance.choice(ORDER)].send(sender.client, sender.stream_id)
+        assert again["unchanged"] and again["next_number"] == SEGMENTS
+    assert sender.kills.total() == len(moments)
+    check_once(found, sender.segments, range(SEGMENTS))
+    assert found == undisturbed
+    record_property("faults", count_survived(sender.kills))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_stretch_forgotten_before_a_kill_stays_forgotten(
+    seed: int, tmp_path: Path, undisturbed: Found, record_property: pytest.RecordProperty
+) -> None:
+    """Asked for while some of the stretch is still to be read, and killed before it is certified."""
+    chance = random.Random(seed)
+    kept = [number for number in range(SEGMENTS) if number not in STRETCH]
+    with sending(tmp_path, seed) as sender:
+        for number in ORDER[:-6]:
+            sender.send(number)
+        sender.forget("done")
+        later = chance.sample(ORDER[-6:], 3 if ALL else 1)
+        for number in ORDER[-6:]:
+            sender.send(number, chance.choice(list(MOMENTS)) if number in later else None)
+        found = sender.finish()
+        sender.check_gone()
+        (forget_id,) = sender.forgets
+        certificate = sender.client.get_certificate(forget_id)
+        words = [segment.word for segment in sender.segments.values() if segment.number in STRETCH]
+    assert verify_certificate(certificate).valid
+    assert certificate["payload"]["counts"]["entries"] == len(STRETCH)
+    assert find_words(tmp_path, words) == []
+    check_once(found, sender.segments, kept)
+    assert found == undisturbed.without(STRETCH)
+    record_property("faults", count_survived(sender.kills))
