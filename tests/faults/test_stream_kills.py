@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -320,7 +320,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 def check_once(found: Found, segments: Mapping[int, Segment], numbers: Sequence[int]) -> None:
     """Each of the segments is there word for word, in one place; no other is."""
-    texts = {number: "" for number in numbers}
+    texts = dict.fromkeys(numbers, "")
     for one in found.passages:
         texts[one["number"]] += one["text"] + "\n"
     for number, text in texts.items():
