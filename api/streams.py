@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from api.auth import ForgetCaller, ReadCaller, WriteCaller
+from api.auth import Caller, ForgetCaller, ReadCaller, WriteCaller
 from api.bodies import JSON, MULTIPART, Form, media_type_of, read_form, read_json, validate
 from api.documents import FORGOTTEN
 from api.fenced import FencedResponse
@@ -35,7 +36,7 @@ from api.stream_replies import (
 from api.stream_schemas import RecordedPart, SegmentRequest, StreamRequest
 from api.waiting import PREFER, applied, poll, wait_seconds
 from memory.errors import ForgottenError, UnsupportedMediaError
-from memory.values import Content, SourceId
+from memory.values import Attributes, Content, SourceId
 from service.views import Scope
 
 router = APIRouter(prefix="/v1/streams", tags=["streams"], responses=PROBLEM)
@@ -79,7 +80,7 @@ async def open_stream(request: Request, caller: WriteCaller) -> Response:
     view, fresh = await anyio.to_thread.run_sync(
         lambda: streams.open(tenant_id, asked.kind, asked.attributes())
     )
-    return _told(stream_reply(view), 201 if fresh else 200)
+    return _shown(caller, view.id, 201 if fresh else 200)
 
 
 @router.post(
@@ -120,8 +121,8 @@ async def append_segment(request: Request, caller: WriteCaller, id: Id) -> Respo
 @router.post("/{id}/close", responses={200: reply("The stream, closed", StreamReply)})
 async def close_stream(caller: WriteCaller, id: Id) -> Response:
     """Take no more segments; what was received is made searchable still."""
-    view = await anyio.to_thread.run_sync(lambda: caller.lethe.streams.close(caller.tenant_id, SourceId(id)))
-    return _told(stream_reply(view), 200)
+    await anyio.to_thread.run_sync(lambda: caller.lethe.streams.close(caller.tenant_id, SourceId(id)))
+    return _shown(caller, SourceId(id), 200)
 
 
 @router.get("", responses={200: reply("One page of streams, newest first", StreamPage)})
@@ -167,6 +168,21 @@ async def forget_stream(request: Request, caller: ForgetCaller, id: Id) -> Respo
     with suppress(ForgottenError):  # asked for again: nothing is left to do, and the reply says so
         await anyio.to_thread.run_sync(lambda: caller.lethe.streams.get(caller.tenant_id, SourceId(id)))
     return await forget_scope(request, caller, Scope(ids=(id,)), preview=False)
+
+
+def _shown(caller: Caller, stream_id: SourceId, status: int) -> Response:
+    """Return a stream under the fence; to a key that may not read, nothing of what was said of it."""
+
+    def produce() -> StreamReply:
+        view = caller.lethe.streams.get(caller.tenant_id, stream_id)
+        if not caller.principal.roles & {"read", "admin"}:
+            said = Attributes(external_id=view.attributes.external_id)
+            view = replace(view, attributes=said)
+        return stream_reply(view)
+
+    response = FencedResponse(caller.lethe, caller.tenant_id, produce)
+    response.status_code = status
+    return response
 
 
 async def _read_segment(request: Request, stream_id: SourceId) -> Content:

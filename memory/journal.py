@@ -216,8 +216,10 @@ def _header_json(content: Content) -> dict[str, JsonValue]:
 def attributes_json(attributes: Attributes) -> dict[str, JsonValue]:
     """Return attributes as JSON that ``read_attributes`` takes."""
     occurred_at, part = attributes.occurred_at, attributes.part
-    # Only segments have the field, so that all else keeps the keys of its content.
+    # Only what has a field names it, so that all else keeps the keys of its content.
     placed: dict[str, JsonValue] = {} if part is None else {"part": [*astuple(part)[:4], list(part.speakers)]}
+    if attributes.is_rest:
+        placed["rest"] = True
     return placed | {
         "title": attributes.title,
         "external_id": attributes.external_id,
@@ -253,4 +255,5 @@ def read_attributes(value: Mapping[str, Any]) -> Attributes:
         run_id=value["run_id"],
         occurred_at=None if occurred_at is None else datetime.fromisoformat(occurred_at),
         part=None if part is None else _read_part(part),
+        is_rest=value.get("rest", False),
     )

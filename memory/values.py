@@ -67,6 +67,8 @@ class Attributes:
     occurred_at: datetime | None = None
     part: Part | None = None
     """Of a segment alone."""
+    is_rest: bool = False
+    """Whether it is what a forget request left of an entry of which it meant a part."""
 
     @property
     def stream_id(self) -> str | None:

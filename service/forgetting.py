@@ -17,7 +17,14 @@ from memory.canonical import canonical_json
 from memory.clock import to_datetime, to_micros
 from memory.database import chunked
 from memory.digest import digest_store
-from memory.errors import ForgottenError, InvalidInputError, LetheError, NotFoundError, UnavailableError
+from memory.errors import (
+    BusyError,
+    ForgottenError,
+    InvalidInputError,
+    LetheError,
+    NotFoundError,
+    UnavailableError,
+)
 from memory.filters import compile_filter
 from memory.jobs import Job
 from memory.journal import EntryRow, get_content, iter_headers
@@ -41,6 +48,7 @@ from unlearning.forget import (
     Erased,
     ForgetRow,
     Purge,
+    Rest,
     Settle,
     count_remaining,
     erase,
@@ -54,10 +62,16 @@ from unlearning.log import entry_hash
 
 DRAIN_SECONDS = 600.0
 DRAIN_POLL_SECONDS = 0.1
+PREPARATIONS = 5
+"""So often what stays of entries is made ready, while others change them."""
 
 log = structlog.get_logger()
 
 Predicate = Callable[[EntryRow, Attributes], bool]
+
+
+class _ChangedError(Exception):
+    """Other entries are meant than those of which the rest was made ready."""
 
 
 class Forgetting:
@@ -115,32 +129,76 @@ class Forgetting:
         cards = self.indexes.get(tenant_id).state.cards
         known: dict[EntryId, bool] = {card.row.id: matches(card.row, card.attributes) for card in cards}
         # A header erased by another request in the meantime no longer opens, and is looked at again below.
-        seen: set[EntryId] = set()
-        with suppress(ForgottenError), self.kernel.database.read() as connection:
-            seen = self._resolve(connection, tenant_id, scope, matches, known)
-        left = spare(self.kernel, self.cutter, tenant_id, scope, seen)
-        with fresh_keys(self.kernel, tenant_id, list(left.values())) as fresh:
-            parts = dict(zip(left, fresh.items(), strict=True))
-            opener = self.kernel.vault.opener(tenant_id, fresh)
-            queued: list[JobId] = []
-
-            def keep_rest(connection: sa.Connection, rows: Sequence[EntryRow]) -> int:
-                queued.extend(append_rest(self.kernel, connection, tenant_id, opener, rows, parts))
-                return len(queued)
-
-            row = fence(
-                self.kernel,
-                tenant_id,
-                lambda connection: self._resolve(connection, tenant_id, scope, matches, known),
-                digest,
-                rest=keep_rest if scope.takes_parts else None,
-            )
+        if scope.takes_parts:
+            row, queued = self._fence_parts(tenant_id, scope, matches, known, digest)
+        else:
+            with suppress(ForgottenError), self.kernel.database.read() as connection:
+                self._resolve(connection, tenant_id, scope, matches, known)
+            row, queued = self._fence(tenant_id, scope, matches, known, digest), []
         for job_id in queued:
             self.wake(job_id)
         fence_seconds.observe(time.perf_counter() - started)
         self.indexes.get(tenant_id)  # takes it out of view now, so that no recall need do it
         log.info("fenced", forget_id=row.id, epoch=row.epoch, **row.counts)
         return _view(row), row.job_id
+
+    def _fence(
+        self,
+        tenant_id: TenantId,
+        scope: Scope,
+        matches: Predicate,
+        known: dict[EntryId, bool],
+        digest: str,
+        rest: Rest | None = None,
+    ) -> ForgetRow:
+        def resolve(connection: sa.Connection) -> set[EntryId]:
+            return self._resolve(connection, tenant_id, scope, matches, known)
+
+        return fence(self.kernel, tenant_id, resolve, digest, rest=rest)
+
+    def _fence_parts(
+        self,
+        tenant_id: TenantId,
+        scope: Scope,
+        matches: Predicate,
+        known: dict[EntryId, bool],
+        digest: str,
+    ) -> tuple[ForgetRow, list[JobId]]:
+        """Fence entries of which a part is meant, and write down what stays of them, in one transaction.
+
+        What stays is made ready before; when other entries are meant by then, or one of them is being
+        forgotten by another request, it is made ready again. Raises ``BusyError`` when that does not end.
+        """
+        for _ in range(PREPARATIONS):
+            with suppress(_ChangedError, ForgottenError):
+                with self.kernel.database.read() as connection:
+                    seen = self._resolve(connection, tenant_id, scope, matches, known)
+                left = spare(self.kernel, self.cutter, tenant_id, scope, seen)
+                return self._fence_prepared(tenant_id, scope, matches, known, digest, seen, left)
+        raise BusyError("what is to be forgotten in part keeps changing", retry_in_seconds=1)
+
+    def _fence_prepared(
+        self,
+        tenant_id: TenantId,
+        scope: Scope,
+        matches: Predicate,
+        known: dict[EntryId, bool],
+        digest: str,
+        seen: set[EntryId],
+        left: Mapping[EntryId, Content],
+    ) -> tuple[ForgetRow, list[JobId]]:
+        with fresh_keys(self.kernel, tenant_id, list(left.values())) as fresh:
+            parts = dict(zip(left, fresh.items(), strict=True))
+            opener = self.kernel.vault.opener(tenant_id, fresh)
+            queued: list[JobId] = []
+
+            def keep_rest(connection: sa.Connection, rows: Sequence[EntryRow]) -> int:
+                if not {row.id for row in rows} <= seen:
+                    raise _ChangedError
+                queued.extend(append_rest(self.kernel, connection, tenant_id, opener, rows, parts))
+                return len(queued)
+
+            return self._fence(tenant_id, scope, matches, known, digest, keep_rest), queued
 
     def _resolve(
         self,
@@ -422,9 +480,7 @@ def _compile_scope(scope: Scope) -> Predicate:
             lambda row, attributes: condition.matches(attributes, recorded_at=to_datetime(row.recorded_us))
         )
     if scope.time_from is not None or scope.time_to is not None:
-        tests.append(
-            lambda row, attributes: _within(_instant_us(row, attributes), scope.time_from, scope.time_to)
-        )
+        tests.append(lambda row, attributes: _happened(row, attributes, scope.time_from, scope.time_to))
     if scope.takes_parts and not (scope.ids or scope.external_ids):
         raise InvalidInputError("a range or speakers need what they are of, by id", where="scope")
     if scope.start_ms is not None or scope.end_ms is not None:
@@ -452,10 +508,15 @@ def _says(row: EntryRow, part: Part | None, speakers: frozenset[str]) -> bool:
     return part is not None and not speakers.isdisjoint(part.speakers)
 
 
-def _instant_us(row: EntryRow, attributes: Attributes) -> int:
-    occurred_at = attributes.occurred_at
-    return row.recorded_us if occurred_at is None else to_micros(occurred_at)
+def _happened(row: EntryRow, attributes: Attributes, start: datetime | None, end: datetime | None) -> bool:
+    """Say whether an entry is of a range of time; of a segment, whether any of it is.
 
-
-def _within(instant_us: int, start: datetime | None, end: datetime | None) -> bool:
-    return (start is None or instant_us >= to_micros(start)) and (end is None or instant_us < to_micros(end))
+    What is said of a stream is of no time: its segments are.
+    """
+    if row.kind == "stream":
+        return False
+    part, occurred_at = attributes.part, attributes.occurred_at
+    begun = row.recorded_us if occurred_at is None else to_micros(occurred_at)
+    lasts = 0 if part is None or occurred_at is None else 1000 * (part.end_ms - part.start_ms)
+    before = end is None or begun < to_micros(end)
+    return before and (start is None or begun + max(0, lasts - 1) >= to_micros(start))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from embedding.codes import encode_codes
-from memory.errors import LetheError, NothingToReadError
+from memory.errors import InvalidInputError, LetheError, NothingToReadError
 from memory.kernel import Kernel
 from memory.ledger import Artifact, Recipe, artifact_name
 from memory.parsed import dump_parsed
@@ -26,6 +26,7 @@ from memory.values import (
     EntryId,
     JsonValue,
     Parsed,
+    Part,
     Place,
     Section,
     TenantId,
@@ -33,6 +34,9 @@ from memory.values import (
 from retrieval.hierarchy import Sum, fold_nodes, unit
 from service.payloads import NodeOutline, dump_nodes, dump_vectors
 from sources.parse import needs_models
+
+OVERRUN_MS = 2_000
+"""So much a passage may reach beyond its segment's end, where it is cut off: frames and cues are not cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +227,40 @@ def _parse(parser: Parser, content: Content, told: Told) -> Parsed:
     part = content.attributes.part
     if content.kind in ("stream", "watch"):
         return _nothing(content)
-    if part is None:
-        return parser.parse(content, told)
     try:
         parsed = parser.parse(content, told)
-    except NothingToReadError as error:
-        return _nothing(content, str(error))
-    # Cues tell the stream's time themselves; a file's clock begins with it.
-    return parsed if content.media_type == CUES_MEDIA_TYPE else _shifted(parsed, part.start_ms)
+    except InvalidInputError as error:
+        # What a forget left is kept whatever can be read of it: it was taken once.
+        silent = part is not None and isinstance(error, NothingToReadError)
+        if silent or content.attributes.is_rest:
+            return _nothing(content, str(error))
+        raise
+    if part is None or content.media_type == CUES_MEDIA_TYPE:
+        return parsed  # cues tell the stream's time themselves; a file's clock begins with it
+    return _within(_shifted(parsed, part.start_ms), part)
+
+
+def _within(parsed: Parsed, part: Part) -> Parsed:
+    """Return the same, nothing of it later than its segment ends: by that a stretch of time is forgotten.
+
+    Raises ``InvalidInputError`` for what lasts longer than it was said to.
+    """
+    places = [p.place for p in parsed.passages if p.place is not None and p.place.kind == "time"]
+    reached = max((place.last for place in places), default=0)
+    begun = max((place.first for place in places), default=0)
+    if places and (begun >= max(part.end_ms, part.start_ms + 1) or reached > part.end_ms + OVERRUN_MS):
+        raise InvalidInputError(
+            f"it goes on until {reached} ms, but the segment was said to end at {part.end_ms} ms"
+        )
+
+    def ended(place: Place | None) -> Place | None:
+        if place is None or place.kind != "time" or place.last <= part.end_ms:
+            return place
+        return Place("time", place.first, max(place.first, part.end_ms))
+
+    return replace(
+        parsed, passages=tuple(replace(passage, place=ended(passage.place)) for passage in parsed.passages)
+    )
 
 
 def _nothing(content: Content, *warnings: str) -> Parsed:

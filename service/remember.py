@@ -156,6 +156,8 @@ def _inherit_name(
     versions = _list_visible(kernel, connection, tenant_id, source_id)
     if not versions:
         raise NotFoundError("document", source_id)
+    if versions[-1].kind not in ("document", "memory"):
+        raise ConflictError(f"it is a {versions[-1].kind}, which has no next version")
     if content.attributes.external_id is not None:
         return content
     ((_, header),) = iter_headers(connection, kernel.vault, tenant_id, [versions[-1].id])

@@ -7,11 +7,10 @@ had come so in the first place.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import orjson
 import sqlalchemy as sa
 
 from memory.errors import InvalidInputError
@@ -21,7 +20,7 @@ from memory.values import CUES_MEDIA_TYPE, Content, EntryId, JobId, TenantId
 from memory.vault import Opener
 from service.remember import INGEST
 from service.views import Scope
-from sources.captions import touches
+from sources.captions import Cue, dump_json_cues, read_json_cues, touches
 from sources.media import Cut, Span
 from sources.parse import is_timed
 
@@ -62,9 +61,9 @@ def spare(
             opener = kernel.vault.opener(tenant_id, [row.id])
             with kernel.database.read() as connection:
                 content = get_content(connection, opener, row.id)
-            rest = None if content is None else _cut(cutter, content, scope)
+            rest = None if content is None else _find_rest(cutter, content, scope)
             if rest is not None:
-                left[row.id] = rest
+                left[row.id] = replace(rest, attributes=replace(rest.attributes, is_rest=True))
     return left
 
 
@@ -78,26 +77,40 @@ def _range(scope: Scope) -> Span:
     return scope.start_ms or 0, END_MS if scope.end_ms is None else scope.end_ms
 
 
+def _find_rest(cutter: Cutter, content: Content, scope: Scope) -> Content | None:
+    """Return what stays of a content; nothing of a segment that cannot be cut, as of one that is damaged."""
+    try:
+        return _cut(cutter, content, scope)
+    except InvalidInputError:
+        if content.attributes.part is None:
+            raise
+        return None
+
+
 def _cut(cutter: Cutter, content: Content, scope: Scope) -> Content | None:
     """Return what stays of a content."""
     span, part = _range(scope), content.attributes.part
     if content.media_type == CUES_MEDIA_TYPE:
         cues = [
             cue
-            for cue in orjson.loads(content.body)
-            if (scope.speakers and cue.get("speaker") not in scope.speakers)
-            or not touches(cue["start_ms"], cue["end_ms"], [span])
+            for cue in read_json_cues(content.body)
+            if (scope.speakers and cue.speaker not in scope.speakers)
+            or not touches(cue.start_ms, cue.end_ms, [span])
         ]
         if not cues:
             return None
-        speakers = tuple(sorted({cue["speaker"] for cue in cues if cue.get("speaker")}))
-        told = None if part is None else replace(part, speakers=speakers)
+        told = None if part is None else replace(part, speakers=list_speakers(cues))
         attributes = replace(content.attributes, part=told)
-        return replace(content, body=orjson.dumps(cues), attributes=attributes)
+        return replace(content, body=dump_json_cues(cues), attributes=attributes)
     # A segment's own clock begins with it.
     begins = 0 if part is None else part.start_ms
     cut = cutter.cut(content, [(max(0, span[0] - begins), span[1] - begins)])
     return None if cut is None else replace(content, body=cut.body, media_type=cut.media_type)
+
+
+def list_speakers(cues: Iterable[Cue]) -> tuple[str, ...]:
+    """Return who is named by cues, each once, in order."""
+    return tuple(sorted({cue.speaker for cue in cues if cue.speaker}))
 
 
 def append_rest(

@@ -21,6 +21,7 @@ from memory.journal import EntryRow, append, content_key, iter_headers, list_nam
 from memory.kernel import Kernel, find_denied
 from memory.tables import denied, entries, jobs, streams
 from memory.values import (
+    CUES_MEDIA_TYPE,
     STREAM_MEDIA_TYPE,
     Attributes,
     Content,
@@ -32,8 +33,11 @@ from memory.values import (
 from service.cursor import make_cursor, read_cursor
 from service.recall import HEADING_SEPARATOR, Recaller, make_passage_id
 from service.remember import INGEST, fresh_keys, make_source_id, view_job
+from service.sparing import Cutter, list_speakers
 from service.state import State
 from service.views import Moment, Page, Received, StreamView
+from sources.captions import dump_json_cues, read_json_cues
+from sources.parse import is_media, is_timed
 
 StreamKind = Literal["video", "audio", "text"]
 
@@ -59,9 +63,12 @@ class _Row:
 class Streams:
     """The use cases of streams."""
 
-    def __init__(self, kernel: Kernel, recaller: Recaller, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self, kernel: Kernel, recaller: Recaller, cutter: Cutter, wake: Callable[[str], None]
+    ) -> None:
         self.kernel = kernel
         self.recaller = recaller
+        self.cutter = cutter
         self.wake = wake
 
     def open(self, tenant_id: TenantId, kind: StreamKind, attributes: Attributes) -> tuple[StreamView, bool]:
@@ -124,6 +131,8 @@ class Streams:
                 f"a segment ends after it begins, and within {MAX_SEGMENT_MS // 60_000} minutes",
                 where="end_ms",
             )
+        if is_timed(content.media_type) and not is_media(content.media_type):
+            content, part = self._read_captions(content, part)
         content = self._inherit(tenant_id, stream_id, content, part)
         with fresh_keys(self.kernel, tenant_id, [content]) as fresh:
             ((entry_id, _),) = fresh.items()
@@ -131,6 +140,23 @@ class Streams:
         if received.job is not None and received.job.status == "queued":
             self.wake(received.job.id)
         return received
+
+    def _read_captions(self, content: Content, part: Part) -> tuple[Content, Part]:
+        """Return captions as cues in the stream's time: when they are and who speaks is not just believed."""
+        if content.media_type == CUES_MEDIA_TYPE:
+            cues = read_json_cues(content.body)
+        else:
+            cut = self.cutter.cut(content, [])
+            read = [] if cut is None else read_json_cues(cut.body)
+            later = part.start_ms
+            cues = [replace(c, start_ms=c.start_ms + later, end_ms=c.end_ms + later) for c in read]
+        part = replace(
+            part,
+            start_ms=min((cue.start_ms for cue in cues), default=part.start_ms),
+            end_ms=max((max(cue.start_ms, cue.end_ms) for cue in cues), default=part.end_ms),
+            speakers=list_speakers(cues),
+        )
+        return replace(content, body=dump_json_cues(cues), media_type=CUES_MEDIA_TYPE), part
 
     def _inherit(self, tenant_id: TenantId, stream_id: SourceId, content: Content, part: Part) -> Content:
         told, own = self._get_attributes(tenant_id, stream_id), content.attributes
@@ -197,11 +223,16 @@ class Streams:
         left = [entry for entry in known if entry.id not in hidden]
         if not left:
             return Received(row.id, number, row.next_number, None, None, unchanged=True)
-        if left[-1].content_key != digest:
+        if left[-1].content_key != digest and not self._is_rest(connection, tenant_id, left[-1].id):
             raise ConflictError(f"segment {number} was received with another content")
         job = self.kernel.jobs.find_by_target(connection, tenant_id, INGEST, left[-1].id)
         shown = None if job is None else view_job(job)
         return Received(row.id, number, row.next_number, left[-1].source_id, shown, unchanged=True)
+
+    def _is_rest(self, connection: sa.Connection, tenant_id: TenantId, entry_id: EntryId) -> bool:
+        """Say whether something of a segment was forgotten since: what came then stands nowhere."""
+        found = iter_headers(connection, self.kernel.vault, tenant_id, [entry_id])
+        return any(header.attributes.is_rest for _, header in found)
 
     def close(self, tenant_id: TenantId, stream_id: SourceId) -> StreamView:
         """Take no more segments; closing again changes nothing."""

@@ -314,7 +314,7 @@ def build(
         indexes=indexes,
         shelves=shelves,
         recaller=recaller,
-        streams=Streams(kernel, recaller, waker.wake),
+        streams=Streams(kernel, recaller, cutter, waker.wake),
         stream_events=StreamEvents(kernel, recaller, watches),
         watches=watches,
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),

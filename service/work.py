@@ -16,7 +16,7 @@ from memory.database import chunked
 from memory.digest import digest_content
 from memory.errors import ConflictError, InvalidInputError, LetheError, UnavailableError
 from memory.jobs import Job
-from memory.journal import delete_entries, get_content, list_entry_ids, record_changes
+from memory.journal import delete_entries, get_content, list_entry_ids, list_rows, record_changes
 from memory.kernel import Kernel, find_denied, find_entries
 from memory.ledger import add_edges, delete, drop_edges_from, list_artifacts, put
 from memory.ports import Parser
@@ -277,6 +277,8 @@ class Work:
             raise ConflictError("a forget request cannot be cancelled: what it denied is hidden already")
         entry_ids = [EntryId(job.target)] if job.kind == INGEST else []
         with self.kernel.database.write(alone=job.tenant_id) as connection:
+            if any(row.kind == "stream" for row in list_rows(connection, job.tenant_id, entry_ids)):
+                raise ConflictError("this only has the stream listed; forget the stream to take it back")
             if not self.kernel.jobs.cancel(connection, job):
                 raise ConflictError(f"the job is {job.status}: there is nothing to cancel")
             delete_entries(connection, job.tenant_id, entry_ids)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from html import unescape
 
 from memory.errors import InvalidInputError
-from memory.values import JsonValue, Place
+from memory.values import Place
 from sources.decoding import decode_text
 from sources.outline import Extracted, Turn
 from sources.writer import Writer, one_line
@@ -59,30 +59,47 @@ def extract_json_cues(body: bytes, charset: str | None) -> Extracted:
 
     Raises ``InvalidInputError`` when it is no such array.
     """
+    return extract_cues(read_json_cues(body))
+
+
+def read_json_cues(body: bytes) -> list[Cue]:
+    """Return the cues of a JSON array in the order of their times, as ``extract_json_cues`` takes it."""
     try:
         cues = [
-            Cue(int(cue["start_ms"]), int(cue["end_ms"]), str(cue["text"]), cue.get("speaker"), str(number))
+            Cue(
+                int(cue["start_ms"]),
+                int(cue["end_ms"]),
+                str(cue["text"]),
+                _name(cue.get("speaker")),
+                str(number),
+            )
             for number, cue in enumerate(json.loads(body), start=1)
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidInputError("this is no list of cues with start_ms, end_ms and text") from error
-    return extract_cues(sorted(cues, key=lambda cue: (cue.start_ms, cue.end_ms)))
+    return sorted(cues, key=lambda cue: (cue.start_ms, cue.end_ms))
 
 
-def cut_captions(
-    body: bytes, charset: str | None, spans: Sequence[tuple[int, int]]
-) -> list[dict[str, JsonValue]]:
-    """Return the cues of captions that touch none of these spans of milliseconds, half-open, as JSON.
+def dump_json_cues(cues: Iterable[Cue]) -> bytes:
+    """Return cues as ``read_json_cues`` reads them."""
+    told = [
+        {"start_ms": cue.start_ms, "end_ms": cue.end_ms, "text": cue.text, "speaker": cue.speaker}
+        for cue in cues
+    ]
+    return json.dumps(told, ensure_ascii=False).encode()
+
+
+def _name(told: object) -> str | None:
+    return None if told is None else str(told)
+
+
+def cut_captions(body: bytes, charset: str | None, spans: Sequence[tuple[int, int]]) -> list[Cue]:
+    """Return the cues of captions that touch none of these spans of milliseconds, half-open.
 
     Raises what ``extract_captions`` does.
     """
     text, _ = decode_text(body, charset)
-    cues = _list_cues(text)
-    return [
-        {"start_ms": cue.start_ms, "end_ms": cue.end_ms, "text": cue.text, "speaker": cue.speaker}
-        for cue in cues
-        if not touches(cue.start_ms, cue.end_ms, spans)
-    ]
+    return [cue for cue in _list_cues(text) if not touches(cue.start_ms, cue.end_ms, spans)]
 
 
 def touches(start_ms: int, end_ms: int, spans: Sequence[tuple[int, int]]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -11,7 +10,14 @@ from memory.errors import InvalidInputError, NothingToReadError, UnsupportedMedi
 from memory.telling import Told, unheard
 from memory.values import CUES_MEDIA_TYPE, MESSAGES_MEDIA_TYPE, Content, Parsed, Place, TextLine, Utterance
 from sources import media_types
-from sources.captions import Cue, cut_captions, extract_captions, extract_cues, extract_json_cues
+from sources.captions import (
+    Cue,
+    cut_captions,
+    dump_json_cues,
+    extract_captions,
+    extract_cues,
+    extract_json_cues,
+)
 from sources.chat import extract_json, extract_json_lines, extract_messages
 from sources.code import extract_code
 from sources.decoding import valid_text
@@ -141,7 +147,7 @@ class SourceParser:
         media_type, charset = _media_type(content.media_type)
         if media_type in _CAPTIONS:
             cues = cut_captions(content.body, charset, spans)
-            return Cut(json.dumps(cues).encode(), CUES_MEDIA_TYPE, tuple(spans)) if cues else None
+            return Cut(dump_json_cues(cues), CUES_MEDIA_TYPE, tuple(spans)) if cues else None
         _expect_media(content)
         from sources.cutting import cut
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import av
 import pytest
 
-from memory.errors import InvalidInputError
+from memory.errors import ConflictError, InvalidInputError
 from memory.journal import get_content, list_entry_ids
 from memory.values import CUES_MEDIA_TYPE, Attributes, Content, Part, SourceId
+from service import forgetting
 from service.topics import fold_topics
 from service.views import Scope
 from tests.faults.scanner import find_words
@@ -201,3 +203,129 @@ def test_the_manifesto_without_twenty_to_forty_seconds(house):
         shown = [float(frame.time) for frame in file.decode(video=0)]
     assert not [at for at in shown if 20 <= at < 40]
     assert min(shown) < 1 and max(shown) > 80
+
+
+def append_file(house, stream_id, number, body, media_type, start_ms, end_ms):
+    part = Part(SourceId(stream_id), number, start_ms, end_ms)
+    content = Content("segment", media_type, body, Attributes(part=part))
+    received = house.lethe.streams.append(TENANT, SourceId(stream_id), content)
+    house.waker.drain()
+    return received
+
+
+def told_at(house, stream_id):
+    found = house.lethe.streams.list_moments(TENANT, SourceId(stream_id), 0, 10_000_000, limit=99)
+    return [(one.start_ms, one.text) for one in found]
+
+
+def test_captions_sent_as_a_file_keep_the_streams_clock_when_they_are_cut_twice(house):
+    stream_id = open_log(house)
+    append_file(house, stream_id, 0, SRT, "application/x-subrip", 600_000, 601_000)
+
+    forget(house, Scope(ids=(stream_id,), start_ms=619_000, end_ms=621_000))
+    assert told_at(house, stream_id) == [(601_000, "The ferry leaves at nine.\n\nIt returns at noon.")]
+    forget(house, Scope(ids=(stream_id,), start_ms=639_000, end_ms=645_000))
+
+    assert told_at(house, stream_id) == [(601_000, "The ferry leaves at nine.")]
+
+
+def test_who_speaks_and_until_when_is_read_from_captions_not_believed(house):
+    stream_id = open_log(house)
+    body = b"WEBVTT\n\n00:01.000 --> 00:02.000\n<v Bob>Aye.\n\n00:40.000 --> 00:41.000\n<v Ada>Zquorvex.\n"
+    append_file(house, stream_id, 0, body, "text/vtt", 0, 5_000)
+
+    late = house.lethe.forget(TENANT, Scope(ids=(stream_id,), start_ms=39_000), preview=True)
+    done = forget(house, Scope(ids=(stream_id,), speakers=("Ada",)))
+
+    assert late.counts["entries"] == 1
+    assert (done.counts["entries"], done.counts["kept_in_part"]) == (1, 1)
+    assert find_words(house.data, ["Zquorvex"]) == []
+
+
+def test_a_recording_that_says_more_than_its_segment_lasts_is_refused(house):
+    stream_id = open_log(house)
+    body = make_media("mp4", seconds=5.0, subtitles=[("mov_text", "eng", CUES)])
+
+    received = append_file(house, stream_id, 0, body, "video/mp4", 0, 1_000)
+
+    job = house.lethe.get_job(TENANT, received.job.id)
+    assert job.status == "failed" and "said to end at 1000 ms" in str(job.error)
+
+
+def test_a_film_of_which_all_words_are_forgotten_is_kept(house):
+    shown = range(0, 5000, 200)
+    body = make_media("mp4", seconds=5.0, pictures=shown, subtitles=[("mov_text", "eng", CUES)])
+    source_id = remember(house, Content("document", "video/mp4", body))
+
+    done = forget(house, Scope(ids=(source_id,), start_ms=400, end_ms=4_100))
+
+    assert done.counts["kept_in_part"] == 1
+    (content,) = bodies(house)
+    assert content.attributes.is_rest
+    assert house.lethe.get_source(TENANT, source_id).passages == 0
+
+
+def test_a_segment_that_cannot_be_cut_goes_whole_and_holds_up_nothing(house):
+    stream_id = open_log(house)
+    part = Part(SourceId(stream_id), 0, 0, 9_000)
+    broken = Content("segment", "video/mp4", b"\0" * 999, Attributes(part=part))
+    house.lethe.streams.append(TENANT, SourceId(stream_id), broken)
+
+    done = forget(house, Scope(ids=(stream_id,), start_ms=1_000, end_ms=2_000))
+
+    assert (done.counts["entries"], done.counts["kept_in_part"]) == (1, 0)
+
+
+def test_what_another_request_left_is_cut_again_and_not_taken_whole(house, monkeypatch):
+    """The second request was prepared before the first one's fence."""
+    source_id = remember(house, Content("document", "application/x-subrip", SRT))
+    spare = forgetting.spare
+
+    def late(*arguments):
+        left = spare(*arguments)
+        monkeypatch.setattr(forgetting, "spare", spare)
+        house.lethe.forget(TENANT, Scope(ids=(source_id,), start_ms=0, end_ms=4_000), preview=False)
+        return left
+
+    monkeypatch.setattr(forgetting, "spare", late)
+    forget(house, Scope(ids=(source_id,), start_ms=39_000, end_ms=44_000))
+
+    (content,) = bodies(house)
+    assert [cue["text"] for cue in json.loads(content.body)] == ["Zquorvex keeps the lantern."]
+
+
+def test_a_cut_segment_that_is_sent_once_more_changes_nothing(house):
+    stream_id = open_log(house)
+    cues = [(0, "The ferry leaves.", None), (1000, "Zquorvex is ill.", None)]
+    append(house, stream_id, 0, cues)
+    forget(house, Scope(ids=(stream_id,), start_ms=1000, end_ms=1100))
+
+    assert append(house, stream_id, 0, cues).unchanged
+    assert told_at(house, stream_id) == [(0, "The ferry leaves.")]
+
+
+def test_a_range_of_the_clock_takes_the_segments_in_it_and_not_the_stream(house):
+    begins = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
+    view, _ = house.lethe.streams.open(TENANT, "text", Attributes(title="Log", occurred_at=begins))
+    for number in range(3):
+        at = 60_000 * number
+        append(house, view.id, number, [(at, f"Minute {number}.", None), (at + 50_000, "Aye.", None)])
+
+    since = begins + timedelta(seconds=70)
+    forget(house, Scope(time_from=since, time_to=since + timedelta(seconds=5)))
+
+    assert [at for at, _ in told_at(house, view.id)] == [0, 120_000]
+
+
+def test_a_segment_has_no_next_version_and_a_streams_listing_is_not_cancelled(house):
+    stream_id = open_log(house)
+    received = append(house, stream_id, 0, [(0, "Aye.", None)])
+    for source_id in (stream_id, received.source_id):
+        with pytest.raises(ConflictError, match="no next version"):
+            house.lethe.remember(TENANT, [Content("document", "text/plain", b"No.")], source_id=source_id)
+    fresh, _ = house.lethe.streams.open(TENANT, "text", Attributes())
+    jobs = house.lethe.list_jobs(TENANT, cursor=None, limit=9).items
+    (job,) = (job for job in jobs if job.status == "queued")
+    with pytest.raises(ConflictError, match="forget the stream"):
+        house.lethe.cancel_job(TENANT, job.id)
+    assert house.lethe.streams.get(TENANT, fresh.id).segments == 0
