@@ -44,10 +44,12 @@ ORDER = [0, 1, 3, 2, *range(4, 13), 15, 14, 13, *range(16, SEGMENTS)]
 STRETCH = range(6, 13)
 """The segments that are forgotten."""
 LIMIT = 100
-MOMENTS = {"append": 0.03, "ingest": 0.12, "between": 0.0}
-"""When it is killed: so many seconds at most after a segment is sent, after one is acknowledged that is still to
-be read, or when all is read.
+MOMENTS = ("append", "reply", "ingest", "between")
+"""When it is killed: while a segment is appended, before its sender sees the reply, while it is read, or when all
+is read.
 """
+INGEST_SECONDS = 0.12
+FORGET_SECONDS = 0.6
 QUESTIONS = ("winter in the harbour", "the stone tower", "zorvex05 zorvex17", "zquorvex07 zquorvex09 lantern")
 
 Result = TypeVar("Result")
@@ -137,8 +139,8 @@ def look(client: LetheClient, stream_id: str) -> Found:
     ]
     hits = {}
     for query in QUESTIONS:
-        recalled = client.recall(query, limit=LIMIT, filter={"stream_id": stream_id})["hits"]
-        told = [
+        recalled: list[Any] = list(client.recall(query, limit=LIMIT, filter={"stream_id": stream_id})["hits"])
+        shown: list[Any] = [
             {
                 "text": hit["text"],
                 "place": hit["span"]["place"],
@@ -146,9 +148,10 @@ def look(client: LetheClient, stream_id: str) -> Found:
             }
             for hit in recalled
         ]
-        hits[query] = sorted(told, key=lambda hit: hit["place"]["first"])
-    events = [data["number"] for _, kind, data in iter_events(client, stream_id) if kind == "segment"]
-    return Found(stream, passages, hits, sorted(events))
+        hits[query] = sorted(shown, key=lambda hit: hit["place"]["first"])
+    told: list[Any] = [data for _, kind, data in iter_events(client, stream_id) if kind == "segment"]
+    events = sorted(data["number"] for data in told)
+    return Found(stream, passages, hits, events)
 
 
 class Sender:
@@ -161,6 +164,8 @@ class Sender:
         self.acknowledged: set[int] = set()
         self.forgets: list[str] = []
         self.kills: Counter[str] = Counter()
+        self._took = 0.0
+        """Seconds that the last segment took to be appended."""
         self._killing: threading.Timer | None = None
         self._client: LetheClient | None = None
         self.stream_id = self.open()["id"]
@@ -208,25 +213,32 @@ class Sender:
 
     def send(self, number: int, moment: str | None = None) -> None:
         """Send a segment until it is acknowledged; the process is killed at a moment of it where one is named."""
+        segment, tries = self.segments[number], 0
         if moment == "append":
-            self.kill_within(MOMENTS[moment], moment)
-        tries = 0
+            self.kill_within(self._took * 1.2, moment)
+        elif moment == "reply":
+            segment.send(self.client, self.stream_id)
+            self.kill_within(0, moment)
+            self.come_back()
+            assert number in self.check_received(number)
 
         def append() -> SegmentReply:
             nonlocal tries
             tries += 1
-            received = self.check_received(number) if tries > 1 else self.acknowledged
-            reply = self.segments[number].send(self.client, self.stream_id)
+            received = self.acknowledged if tries == 1 and moment != "reply" else self.check_received(number)
+            begun = time.monotonic()
+            reply = segment.send(self.client, self.stream_id)
+            self._took = time.monotonic() - begun
             assert reply["unchanged"] == (number in received)
             return reply
 
         self.insist(append)
         self.acknowledged.add(number)
         if moment == "ingest":
-            self.kill_within(MOMENTS[moment], moment)
+            self.kill_within(INGEST_SECONDS, moment)
         elif moment == "between":
             self.wait_searchable()
-            self.kill_within(MOMENTS[moment], moment)
+            self.kill_within(0, moment)
         if self._killing is not None:
             self.come_back()
             self.check_received(None)
@@ -247,7 +259,7 @@ class Sender:
             time.sleep(0.02)
 
     def forget(self, moment: str) -> None:
-        """Forget the stretch; the process is killed while it is asked to, or while it does."""
+        """Forget the stretch; the process is killed when it is ``asked`` to, or once that was ``acknowledged``."""
         scope = {
             "ids": [self.stream_id],
             "stream_range": {
@@ -256,13 +268,16 @@ class Sender:
             },
         }
         if moment == "asked":
-            self.kill_within(0.04, "forget asked")
+            self.kill_within(self._took, "forget asked")
         reply = self.insist(lambda: self.client.forget(scope))  # type: ignore[arg-type]
         self.forgets.append(reply["id"])
-        if moment == "done":
-            assert reply["counts"]["entries"] == len(STRETCH)
-            self.kill_within(0.6, "forget done")
+        if moment == "acknowledged":
+            self.kill_within(FORGET_SECONDS, "forget acknowledged")
         self.come_back()
+        # Where only the reply was lost, nothing was left to be forgotten.
+        assert reply["counts"]["entries"] in (
+            {len(STRETCH)} if moment == "acknowledged" else {0, len(STRETCH)}
+        )
 
     def check_gone(self) -> None:
         """Nothing of the stretch is found, and what is sent again of it does not come back."""
@@ -342,7 +357,7 @@ def test_a_stream_goes_on_where_it_was_killed(
     seed: int, tmp_path: Path, undisturbed: Found, record_property: pytest.RecordProperty
 ) -> None:
     chance = random.Random(seed)
-    moments = list(MOMENTS) * (4 if ALL else 2)
+    moments = [*MOMENTS, "append"] * (3 if ALL else 1)
     chance.shuffle(moments)
     killed = dict(zip(chance.sample(ORDER[1:], len(moments)), moments, strict=True))
     with sending(tmp_path, seed) as sender:
@@ -358,28 +373,26 @@ def test_a_stream_goes_on_where_it_was_killed(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", ["asked", "acknowledged"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_stretch_forgotten_before_a_kill_stays_forgotten(
-    seed: int, tmp_path: Path, undisturbed: Found, record_property: pytest.RecordProperty
+    seed: int, moment: str, tmp_path: Path, undisturbed: Found, record_property: pytest.RecordProperty
 ) -> None:
     """Asked for while some of the stretch is still to be read, and killed before it is certified."""
     chance = random.Random(seed)
-    kept = [number for number in range(SEGMENTS) if number not in STRETCH]
+    sent = ORDER.index(STRETCH[-1]) + 1
+    moments = dict(zip(chance.sample(ORDER[sent:], 2), chance.sample(MOMENTS, 2), strict=True)) if ALL else {}
     with sending(tmp_path, seed) as sender:
-        for number in ORDER[:-6]:
+        for number in ORDER[:sent]:
             sender.send(number)
-        sender.forget("done")
-        later = chance.sample(ORDER[-6:], 3 if ALL else 1)
-        for number in ORDER[-6:]:
-            sender.send(number, chance.choice(list(MOMENTS)) if number in later else None)
+        sender.forget(moment)
+        for number in ORDER[sent:]:
+            sender.send(number, moments.get(number))
         found = sender.finish()
         sender.check_gone()
-        (forget_id,) = sender.forgets
-        certificate = sender.client.get_certificate(forget_id)
-        words = [segment.word for segment in sender.segments.values() if segment.number in STRETCH]
+        certificate = sender.client.get_certificate(sender.forgets[0])
     assert verify_certificate(certificate).valid
-    assert certificate["payload"]["counts"]["entries"] == len(STRETCH)
-    assert find_words(tmp_path, words) == []
-    check_once(found, sender.segments, kept)
+    assert find_words(tmp_path, [sender.segments[number].word for number in STRETCH]) == []
+    check_once(found, sender.segments, [number for number in ORDER if number not in STRETCH])
     assert found == undisturbed.without(STRETCH)
     record_property("faults", count_survived(sender.kills))
