@@ -21,6 +21,7 @@ import pytest
 from api.client import LetheClient
 from api.stream_replies import SegmentReply, StreamReply
 from memory.errors import UnavailableError
+from memory.jobs import MAX_CRASHES
 from tests.faults.installation import Installation
 from tests.faults.scanner import find_words
 from tests.faults.streamed import LIMIT, ORDER, SEGMENTS, STRETCH, Found, check_once, look, make_segments
@@ -53,6 +54,8 @@ class Sender:
         self.kills: Counter[str] = Counter()
         self._took = 0.0
         """Seconds that the last segment took to be appended."""
+        self._deaths = 0
+        """Kills since all was read."""
         self._killing: threading.Timer | None = None
         self._client: LetheClient | None = None
         self.stream_id = self.open()["id"]
@@ -70,7 +73,14 @@ class Sender:
         return self.client.streams.open("video", external_id=NAME, subjects=["ferry"], metadata={"quay": 2})
 
     def kill_within(self, seconds: float, moment: str) -> None:
-        """Have the process killed at a moment of the seconds to come."""
+        """Have the process killed at a moment of the seconds to come.
+
+        What is at hand whenever a process ends is held to be the reason in the end, and is read no more: so often
+        it is not killed before all is read.
+        """
+        if self._deaths == MAX_CRASHES - 1:
+            self.wait_searchable()
+        self._deaths += 1
         self.kills[f"stream kill {moment}"] += 1
         delay = self.chance.uniform(0, seconds)
         self._killing = threading.Timer(delay, self.installation.kill, [SERVE])
@@ -144,6 +154,7 @@ class Sender:
         while self.client.streams.get(self.stream_id)["waiting"]:
             assert time.monotonic() < late, "some segments are never read"
             time.sleep(0.02)
+        self._deaths = 0
 
     def forget(self, moment: str) -> None:
         """Forget the stretch; the process is killed when it is ``asked`` to, or once that was ``acknowledged``."""
@@ -183,6 +194,8 @@ class Sender:
         while jobs := self.client.stats()["jobs"]:
             assert time.monotonic() < late, f"jobs are left: {jobs}"
             time.sleep(0.05)
+        ended = Counter((job["kind"], job["status"]) for job in self.client.list_jobs(limit=200))
+        assert {status for _, status in ended} <= {"done", "cancelled"}, ended
         return look(self.client, self.stream_id)
 
     def stop(self) -> None:
