@@ -23,12 +23,29 @@ PATIENCE_FRAMES = 1
 """So many key frames in a row a line may be overlooked,"""
 PATIENCE_MS = 5_000
 """and for so long."""
+MAX_READINGS = 16
+"""Different ones of a line that are kept: noise reads it anew in each of thousands of key frames."""
 
 Seen = tuple[Place, Sequence[TextLine]]
 """When a key frame is shown, and what is read in it."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What was read, with what of it is compared: spaces and marks come and go."""
+
+    text: str
+    letters: str
+    digits: str
+
+    @staticmethod
+    def of(text: str) -> _Reading:
+        """Return a text as a reading."""
+        letters = "".join(filter(str.isalnum, text.casefold()))
+        return _Reading(text, letters, "".join(filter(str.isdigit, letters)))
+
+
+@dataclass(slots=True, eq=False)
 class _Line:
     """A line through consecutive key frames."""
 
@@ -38,18 +55,35 @@ class _Line:
     end_ms: int
     order: int
     readings: Counter[str] = field(default_factory=Counter)
+    latest: _Reading | None = None
+    leading: _Reading | None = None
 
     def goes_on(self, number: int, place: Place) -> bool:
         """Say whether a line of this key frame may be the same."""
         return number - self.last <= PATIENCE_FRAMES + 1 and place.first - self.end_ms <= PATIENCE_MS
 
     def add(self, text: str, confidence: float) -> None:
+        """Take a reading; where there are too many, the one with the least to say for it is dropped."""
+        if text not in self.readings and len(self.readings) >= MAX_READINGS:
+            del self.readings[min(self.readings, key=self.readings.__getitem__)]
         # In thousandths: a sum of floats would depend on their order.
         self.readings[text] += round(confidence * 1000)
+        self.latest = _Reading.of(text)
+        leading = max(self.readings, key=self.readings.__getitem__)
+        if self.leading is None or leading != self.leading.text:
+            self.leading = _Reading.of(leading)
 
-    @property
-    def text(self) -> str:
-        """The reading that is most like all of them, surer ones counting for more."""
+    def likeness(self, reading: _Reading) -> float:
+        """Return how much of a reading is as the line was read last, else as it is read most surely."""
+        if self.latest is None or self.leading is None:
+            return 0.0
+        return _likeness(self.latest, reading) or _likeness(self.leading, reading)
+
+    def settle(self) -> str:
+        """Return the reading that is most like all of them, surer ones counting for more.
+
+        Each is compared with each, so that it is asked for once, when the line has ended.
+        """
         return max(self.readings, key=lambda text: (self._support(text), len(text), text))
 
     def _support(self, text: str) -> float:
@@ -87,30 +121,27 @@ def is_clear(line: TextLine) -> bool:
 
 def _join(lines: Sequence[_Line]) -> Utterance:
     return Utterance(
-        lines[0].start_ms, max(line.end_ms for line in lines), "\n".join(line.text for line in lines)
+        lines[0].start_ms, max(line.end_ms for line in lines), "\n".join(line.settle() for line in lines)
     )
 
 
 def _find_alike(lines: Sequence[_Line], text: str) -> _Line | None:
     """Return the line that a reading is most like, if it is alike enough."""
-    likeness = [(_likeness(line.text, text), -index) for index, line in enumerate(lines)]
+    reading = _Reading.of(text)
+    likeness = [(line.likeness(reading), -index) for index, line in enumerate(lines)]
     best, index = max(likeness, default=(0.0, 0))
-    return lines[-index] if best >= ALIKE else None
+    return lines[-index] if best else None
 
 
-def _likeness(one: str, other: str) -> float:
-    """Return how much of two readings is the same, spaces and marks aside; nothing when numbers differ."""
-    left, right = (_letters(text) for text in (one, other))
-    if left == right:
+def _likeness(one: _Reading, other: _Reading) -> float:
+    """Return how much of two readings is the same; nothing when that is too little, or numbers differ."""
+    if one.letters == other.letters:
         return 1.0
-    if _digits(left) != _digits(right):
+    if one.digits != other.digits:
         return 0.0
-    return SequenceMatcher(None, left, right, autojunk=False).ratio()
-
-
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text.casefold()))
-
-
-def _digits(text: str) -> str:
-    return "".join(filter(str.isdigit, text))
+    matcher = SequenceMatcher(None, one.letters, other.letters, autojunk=False)
+    # Both are upper bounds and cheap: a picture has many lines, most of them nothing like each other.
+    if matcher.real_quick_ratio() < ALIKE or matcher.quick_ratio() < ALIKE:
+        return 0.0
+    ratio = matcher.ratio()
+    return ratio if ratio >= ALIKE else 0.0

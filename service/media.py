@@ -7,6 +7,7 @@ the models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -69,7 +70,14 @@ class MediaParser:
             return self.parser.parse(content)
         share = 1.0 if self.screen_text is None else HEARING
         words = self._find_words(content, lambda done: told(share * done))
-        shown = None if self.screen_text is None else self._find_texts(content, self.screen_text)
+        shown: Parsed | InvalidInputError | None = None
+        if self.screen_text is not None:
+            shown = self._find_texts(content, self.screen_text, lambda: told(share))
+        if isinstance(shown, InvalidInputError):
+            if isinstance(words, InvalidInputError):
+                raise shown
+            unseen = f"its pictures could not be looked at: {shown}"
+            return replace(words[1], warnings=(*words[1].warnings, unseen))
         if shown is None:
             if isinstance(words, InvalidInputError):
                 raise words
@@ -113,19 +121,30 @@ class MediaParser:
         read = f"what it says was read by {screen_text.name}, which may misread"
         return parse_lines(content, lines, (*looked.warnings, read))
 
-    def _find_texts(self, content: Content, screen_text: ScreenText) -> Parsed | None:
-        """Return what is to be read in a file's pictures, ``None`` where nothing is."""
+    def _find_texts(
+        self, content: Content, screen_text: ScreenText, told: Callable[[], None]
+    ) -> Parsed | InvalidInputError | None:
+        """Return what is to be read in a file's pictures, ``None`` where nothing is.
+
+        When they cannot be looked at, it is why; or what was read until then, with a warning. How many
+        there are is not known before, so that ``told`` hears only that it goes on.
+        """
         frames: list[Seen] = []
         warnings: dict[str, None] = {}
         title: str | None = None
+        refused: InvalidInputError | None = None
         start: int | None = 0
         while start is not None:
-            looked = self.parser.look(content, start)
-            frames += (
-                (still.place, read_still(screen_text, still))
-                for still in looked.stills
-                if still.place is not None
-            )
+            try:
+                looked = self.parser.look(content, start)
+            except InvalidInputError as error:
+                refused = error
+                warnings[f"its pictures were looked at up to second {start // 1000}: {error}"] = None
+                break
+            for still in looked.stills:
+                told()
+                if still.place is not None:
+                    frames.append((still.place, read_still(screen_text, still)))
             warnings |= dict.fromkeys(looked.warnings)
             title = title or looked.title
             if len(frames) >= MAX_SEEN and looked.rest is not None:
@@ -136,7 +155,7 @@ class MediaParser:
             start = looked.rest if looked.rest is not None and looked.rest > start else None
         shown = merge_seen(frames)
         if not shown:
-            return None
+            return refused
         warnings[f"what its pictures say was read by {screen_text.name}, which may misread"] = None
         return parse_shown(content, shown, tuple(warnings), title=title)
 

@@ -1,5 +1,9 @@
 """What is read in one key frame after another becomes texts with their times."""
 
+import random
+import string
+import time
+
 import pytest
 
 from embedding.shown_texts import is_clear, merge_seen
@@ -30,6 +34,43 @@ def test_readings_that_differ_a_little_are_one_text_and_the_one_most_like_all_is
         (3_000, 4_000, ["The fery leaves at nin"]),
     )
     assert texts == [Utterance(0, 4_000, "The ferry leaves at nine")]
+
+
+def misread(text: str, noise: random.Random) -> str:
+    """Return a text with one letter of it read as another."""
+    at = noise.choice([index for index, letter in enumerate(text) if letter.isalpha()])
+    return text[:at] + noise.choice(string.ascii_lowercase) + text[at + 1 :]
+
+
+def test_lines_read_differently_in_each_of_thousands_of_frames_take_no_time_and_stay_one_text() -> None:
+    noise, lines = (
+        random.Random(1),
+        ("The ferry leaves the harbour at nine", "and nobody knows when it returns"),
+    )
+    frames = [
+        (number * 1_000, number * 1_000 + 1_000, [misread(each, noise) for each in lines])
+        for number in range(2_000)
+    ]
+    begun = time.process_time()
+    (text,) = seen(*frames)
+    assert time.process_time() - begun < 2
+    assert (text.start_ms, text.end_ms) == (0, 2_000_000)
+    for told, line_said in zip(text.text.split("\n"), lines, strict=True):
+        assert sum(one != other for one, other in zip(told, line_said, strict=True)) <= 1
+
+
+def test_a_reading_that_comes_again_outlives_more_different_ones_than_are_kept() -> None:
+    noise, said = random.Random(2), "The ferry leaves the harbour at nine"
+    noisy = [misread(misread(said, noise), noise) for _ in range(60)]
+    texts = [said if number >= 20 and number % 4 == 0 else each for number, each in enumerate(noisy)]
+    assert seen(*((at, at + 1, [text]) for at, text in enumerate(texts))) == [Utterance(0, 60, said)]
+
+
+def test_a_line_is_known_again_after_a_poor_reading_of_it() -> None:
+    """The third is too unlike the second, not unlike what is read for sure."""
+    said, second, third = "The ferry leaves at nine", "Tne fcrry lcaves at ninc", "The ferny loaxes ot nine"
+    texts = [said, said, second, third]
+    assert seen(*((at, at + 1, [text]) for at, text in enumerate(texts))) == [Utterance(0, 4, said)]
 
 
 def test_lines_that_come_and_go_together_are_one_text_others_are_not() -> None:

@@ -339,6 +339,25 @@ def test_a_backup_of_a_newer_lethe_is_refused_by_name(told: Path, tmp_path: Path
         survey(open_backup(sign(tmp_path / "f", b"\n".join(fewer) + b"\n")), vault)
 
 
+def test_a_backup_from_before_a_table_was_there_is_restored(told: Path, tmp_path: Path, house: House) -> None:
+    raw = told.read_bytes()[len(MAGIC) : -32]
+    lines = zstandard.ZstdDecompressor().decompressobj().decompress(raw).splitlines()
+    end = orjson.loads(lines[-1])
+    assert end["end"].pop("streams") == 0
+    older = [*lines[:-1], orjson.dumps(end)]
+    lose(house)
+
+    found = bring_back(house, sign(tmp_path / "older", b"\n".join(older) + b"\n"))
+
+    assert found.restored == 12
+    house.open()
+    assert isinstance(house.lethe.kernel.vault, SealedVault)
+    del end["end"]["entries"]
+    silent = sign(tmp_path / "silent", b"\n".join([*lines[:-1], orjson.dumps(end)]) + b"\n")
+    with pytest.raises(CorruptionError, match="does not hold what it says"):
+        survey(open_backup(silent), house.lethe.kernel.vault)
+
+
 def test_keys_of_another_installation_are_refused_not_taken_for_forgetting(
     told: Path, tmp_path: Path, encoder: TextEncoder
 ) -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from embedding.encoder import TextEncoder
 from embedding.screen_text import RapidScreenText
-from memory.errors import InvalidInputError, NothingToReadError
+from memory.errors import InvalidInputError, LeftError, NothingToReadError
 from memory.parsed import check_parsed, dump_parsed, load_parsed
 from memory.ports import Pixels
 from memory.values import Attributes, Content, Parsed, Place, TextLine, Utterance
 from service.ingest import Recipes
-from service.media import MediaParser
+from service.media import HEARING, MediaParser
 from service.models import make_screen_text
 from service.settings import Settings
 from sources.captions import Cue
@@ -138,6 +138,58 @@ def test_a_film_is_looked_at_in_parts_and_a_text_goes_on_over_them() -> None:
         Place("time", 0, 7_000),
         Place("time", 7_000, 8_000),
     ]
+
+
+class BrokenFilm(FakeFilm):
+    """Refuses to be looked at from a time on, as the guard does when its time is up."""
+
+    def __init__(self, media: Parsed | Audio | InvalidInputError, breaks_ms: int) -> None:
+        super().__init__(media, 4, part=2)
+        self.breaks_ms = breaks_ms
+
+    def look(self, content: Content, start: int = 0) -> Looked:
+        if start >= self.breaks_ms:
+            raise InvalidInputError("it takes too long")
+        return super().look(content, start)
+
+
+def test_words_are_kept_when_the_pictures_cannot_be_looked_at() -> None:
+    parser = MediaParser(BrokenFilm(SOUND, 0), FakeSpeech(*SAID), FakeScreenText([CARD]))
+    parsed, spoken = parser.parse(VIDEO), MediaParser(FakeSource(SOUND), FakeSpeech(*SAID)).parse(VIDEO)
+    assert parsed.text == spoken.text and parsed.passages == spoken.passages
+    assert parsed.warnings == (
+        *spoken.warnings,
+        "its pictures could not be looked at: it takes too long",
+    )
+
+
+def test_without_words_it_is_refused_for_what_is_wrong_with_its_pictures() -> None:
+    with pytest.raises(InvalidInputError, match="takes too long"):
+        MediaParser(BrokenFilm(SOUND, 0), FakeSpeech(), FakeScreenText([CARD])).parse(VIDEO)
+
+
+def test_what_was_read_until_the_pictures_broke_off_is_kept() -> None:
+    seen = FakeScreenText([CARD], [CARD], [NOTE], [NOTE])
+    parsed = MediaParser(BrokenFilm(SOUND, 2_000), FakeSpeech(*SAID), seen).parse(VIDEO)
+    assert CARD in parsed.text and NOTE not in parsed.text and "A spectre" in parsed.text
+    assert "its pictures were looked at up to second 2: it takes too long" in parsed.warnings
+    alone = MediaParser(BrokenFilm(SOUND, 2_000), FakeSpeech(), seen).parse(VIDEO)
+    assert alone.text == CARD
+
+
+def test_reading_pictures_says_that_it_goes_on_and_ends_when_nobody_waits() -> None:
+    shares: list[float] = []
+    film = FakeFilm(SOUND, 4, part=2)
+    parser = MediaParser(film, FakeSpeech(*SAID), FakeScreenText(*[[CARD]] * 4))
+    parser.parse(VIDEO, shares.append)
+    assert shares == [HEARING / 2, *[HEARING] * 4]
+
+    def refuse(share: float) -> None:
+        if share == HEARING:
+            raise LeftError
+
+    with pytest.raises(LeftError):
+        parser.parse(VIDEO, refuse)
 
 
 def test_closing_closes_what_looks_too() -> None:
