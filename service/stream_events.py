@@ -26,7 +26,8 @@ from service.watches import Watches
 BATCH = 64
 """So many segments are told of at once."""
 _LAST = "~"
-_CLOSED = "closed"
+_CLOSED = "~closed"
+"""Both stand behind the id of any watch, so behind all there is to tell of a revision."""
 _ID = re.compile(r"(\d{1,18})(?:\.(closed|([0-9a-f]{1,64})\.(\d{1,9})))?", re.ASCII)
 
 
@@ -49,7 +50,7 @@ class Mark:
             raise InvalidInputError("not the id of an event of a stream", where="Last-Event-ID")
         if found[2] is None:
             return cls(int(found[1]))
-        if found[2] == _CLOSED:
+        if found[2] == "closed":
             return cls(int(found[1]), _CLOSED)
         return cls(int(found[1]), found[3], int(found[4]))
 
@@ -59,7 +60,7 @@ class Mark:
         if not self.watch_id:
             return f"{self.revision}"
         if self.watch_id == _CLOSED:
-            return f"{self.revision}.{_CLOSED}"
+            return f"{self.revision}.closed"
         return f"{self.revision}.{self.watch_id}.{self.index}"
 
     @property
@@ -124,7 +125,7 @@ class StreamEvents:
     ) -> Sequence[tuple[int, EntryId]]:
         """Return the revisions at which segments became searchable, in order."""
         # Of the mark's own revision something may be left to tell.
-        first = after.revision + 1 if after.watch_id == _LAST else after.revision
+        first = after.revision + 1 if after.watch_id in (_LAST, _CLOSED) else after.revision
         rows = connection.execute(
             sa.select(changes.c.revision, changes.c.entry_id)
             .join(entries, entries.c.id == changes.c.entry_id)

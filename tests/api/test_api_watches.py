@@ -175,6 +175,24 @@ def test_a_listener_goes_on_behind_any_event_without_loss_or_repeats(service, cl
         list(api.client_watches.iter_events(client, stream_id, after="yesterday"))
 
 
+@pytest.mark.parametrize("first", ["0", "d", "f"])
+def test_who_heard_the_end_is_told_to_stay_away_whatever_the_id_of_a_watch(service, client, watches, first):
+    """The end has the revision of the last segment: what matched that stands before it."""
+    stream_id = open_stream(client)
+    service.house.ids.given = [first + 31 * "a"]
+    assert watches.create("tower", threshold=1)["id"] == first + 31 * "a"
+    append(client, stream_id, 0, "The tower.")
+    close(client, stream_id)
+    whole = Listener(client, stream_id).whole()
+    assert told(whole) == [("segment", 0), ("match", 0), ("closed", None)]
+    assert whole[0][0] == whole[2][0].removesuffix(".closed")
+
+    ended = Listener(client, stream_id, whole[2][0])
+
+    assert (ended.whole(), ended.status) == ([], 204)
+    assert list(api.client_watches.iter_events(client, stream_id, after=whole[2][0])) == []
+
+
 def test_another_process_goes_on_where_one_left_off(service):
     """What it needs to know is in the database: nothing of the first process is left."""
     with calling(service, "read", "write", "forget") as client:
@@ -489,7 +507,7 @@ def test_only_so_many_stand(client, watches, monkeypatch):
 
 
 def test_ids_of_events_stand_in_the_order_of_telling():
-    ids = ["7", "7.00ab.0", "7.00ab.2", "7.01.0", "8", "8.closed"]
+    ids = ["7", "7.00ab.0", "7.00ab.2", "7.01.0", "8", "8.ff.0", "8.closed", "9"]
     assert [Mark.parse(id).id for id in ids] == ids
     assert sorted(map(Mark.parse, ids)) == [Mark.parse(id) for id in ids]
     for wrong in ("", "-1", "7.", "7.00ab", "7.closed.1", "٣", "7.x.1", "9" * 30):
