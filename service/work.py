@@ -38,6 +38,7 @@ from service.metrics import jobs_total, passages_total
 from service.remember import INGEST
 from service.topics import fold_topics
 from service.tracing import span
+from service.trimming import Trimmer
 
 FOLD, COMPACT, FORGET, REBUILD = "fold", "compact", "forget", "rebuild"
 INGEST_BATCH = 64
@@ -70,6 +71,7 @@ class Work:
         self.parser = parser
         self.wake = wake
         self.leases = Leases(kernel.jobs)
+        self.trimmer = Trimmer()
         self._kinds: Mapping[str, Callable[[Job], None]] = {
             INGEST: self._ingest_with_others,
             FOLD: self._fold,
@@ -179,6 +181,8 @@ class Work:
         read = parse_contents(self.parser, contents, seconds=READ_SECONDS, told=self._telling(batch))
         more, batch = read.count < len(batch), batch[: read.count]
         jobs = {EntryId(job.target): job for job in batch}
+        if read.timed:
+            self.trimmer.trim()
         made = derive(read.parsed, self.indexes.encoder, read.timed)
         kernel.jobs.extend(batch, PARSED_SHARE)
         with kernel.commit(tenant_id, list(jobs)) as commit:
