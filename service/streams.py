@@ -7,7 +7,8 @@ entry of its own, which nothing is derived from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -26,10 +27,12 @@ from memory.values import (
     Attributes,
     Content,
     EntryId,
+    Parsed,
     Part,
     SourceId,
     TenantId,
 )
+from service.cards import Card
 from service.cursor import make_cursor, read_cursor
 from service.recall import HEADING_SEPARATOR, Recaller, make_passage_id
 from service.remember import INGEST, fresh_keys, make_source_id, view_job
@@ -47,6 +50,8 @@ MOST_WAITING = 32
 """So many segments of a stream may wait to be read; who sends more is told to wait."""
 MAX_SEGMENT_MS = 3_600_000
 RETRY_SECONDS = 2
+SEGMENTS = 16
+"""Opened and parsed at a time; who asks for few passages of a long stream waits for few."""
 _OPEN = ("queued", "running")
 
 
@@ -274,9 +279,13 @@ class Streams:
                 .order_by(streams.c.created_us.desc(), streams.c.id.desc())
                 .limit(limit + 1)
             ).all()
-        views = tuple(self.get(tenant_id, SourceId(row.id)) for row in found[:limit])
+        views: list[StreamView] = []
+        for row in found[:limit]:
+            # Forgotten since it was selected: the page has one less.
+            with suppress(ForgottenError, NotFoundError):
+                views.append(self.get(tenant_id, SourceId(row.id)))
         last = found[limit - 1] if len(found) > limit else None
-        return Page(views, None if last is None else make_cursor(last.created_us, last.id))
+        return Page(tuple(views), None if last is None else make_cursor(last.created_us, last.id))
 
     def list_moments(
         self, tenant_id: TenantId, stream_id: SourceId, start_ms: int, end_ms: int, *, limit: int
@@ -287,33 +296,24 @@ class Streams:
         with self.kernel.database.read() as connection:
             held = list_segments(connection, tenant_id, stream_id)
         cards = [state.cards[state.ordinals[i]] for i in held if i in state.ordinals]
-        within = {
-            card.row.id: card
-            for card in cards
-            if (part := card.attributes.part) and part.start_ms < end_ms and part.end_ms >= start_ms
-        }
+        within = sorted(
+            (
+                (part.start_ms, card.row.id, card)
+                for card in cards
+                if (part := card.attributes.part) and part.start_ms < end_ms and part.end_ms >= start_ms
+            ),
+            key=lambda one: one[:2],
+        )
         moments: list[Moment] = []
-        for entry_id, parsed in self.recaller.load_parsed(tenant_id, list(within)).items():
-            card = within[entry_id]
-            assert card.attributes.part is not None
-            for index, passage in enumerate(parsed.passages):
-                place = passage.place
-                if place is None or place.first >= end_ms or place.last < start_ms:
-                    continue
-                moments.append(
-                    Moment(
-                        make_passage_id(entry_id, index),
-                        card.row.source_id,
-                        entry_id,
-                        card.attributes.part.number,
-                        place.first,
-                        place.last,
-                        parsed.text[passage.start : passage.end],
-                        HEADING_SEPARATOR.join(passage.heading) or None,
-                        card.attributes.occurred_at,
-                    )
-                )
-        return sorted(moments, key=lambda one: (one.start_ms, one.end_ms, one.passage_id))[:limit]
+        for at in range(0, len(within), SEGMENTS):
+            # Nothing in a segment is before its beginning: what is asked for may be whole.
+            if len(moments) >= limit and within[at][0] > moments[-1].start_ms:
+                break
+            batch = {entry_id: card for _, entry_id, card in within[at : at + SEGMENTS]}
+            for entry_id, parsed in self.recaller.load_parsed(tenant_id, list(batch)).items():
+                moments += _iter_moments(batch[entry_id], parsed, start_ms, end_ms)
+            moments = sorted(moments, key=lambda one: (one.start_ms, one.end_ms, one.passage_id))[:limit]
+        return moments
 
     def _state(self, tenant_id: TenantId) -> State:
         return self.recaller.indexes.get(tenant_id).state
@@ -339,6 +339,27 @@ def is_whole(connection: sa.Connection, tenant_id: TenantId, stream_id: SourceId
     if find_denied(connection, tenant_id, [EntryId(stream_id)]):
         raise ForgottenError(f"stream {stream_id}")
     return row.closed_us is not None and not _count_waiting(connection, stream_id)
+
+
+def _iter_moments(card: Card, parsed: Parsed, start_ms: int, end_ms: int) -> Iterator[Moment]:
+    """Yield the passages of a segment that are in a stretch of time."""
+    row, part = card.row, card.attributes.part
+    assert part is not None
+    for index, passage in enumerate(parsed.passages):
+        place = passage.place
+        if place is None or place.first >= end_ms or place.last < start_ms:
+            continue
+        yield Moment(
+            make_passage_id(row.id, index),
+            row.source_id,
+            row.id,
+            part.number,
+            place.first,
+            place.last,
+            parsed.text[passage.start : passage.end],
+            HEADING_SEPARATOR.join(passage.heading) or None,
+            card.attributes.occurred_at,
+        )
 
 
 def _view(
