@@ -43,6 +43,10 @@ FEATURES = (
 MAX_BODY_BYTES = 32 * 1024 * 1024
 FENCED_THREADS = 64
 POLLING_THREADS = 8
+WATCHING_THREADS = 4
+"""In which streams are looked at for those who listen: apart, so that many of them hold up nothing else."""
+MOST_LISTENERS = 64
+"""So many listen to streams at once; who comes on top gets 429."""
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -86,6 +90,8 @@ def create_app(
     app.state.limits = limits or make_limits()
     app.state.fenced_threads = CapacityLimiter(FENCED_THREADS)
     app.state.polling_threads = CapacityLimiter(POLLING_THREADS)
+    app.state.watching_threads = CapacityLimiter(WATCHING_THREADS)
+    app.state.listeners = CapacityLimiter(MOST_LISTENERS)
     problems.install(app)
     for feature in FEATURES:
         app.include_router(feature.router)

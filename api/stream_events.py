@@ -7,7 +7,8 @@ event is checked and handed over under the fence, so nothing of it leaves once i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
@@ -24,7 +25,7 @@ from api.leaving import listening
 from api.openapi import PROBLEM
 from api.parameters import Id
 from api.problems import problem_of
-from memory.errors import ForbiddenError, LetheError
+from memory.errors import BusyError, ForbiddenError, LetheError
 from memory.values import SourceId, TenantId
 from service.stream_events import Look, Mark, StreamEvent
 
@@ -38,6 +39,8 @@ HEARTBEAT_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
 RETRY_MS = 1000
+BUSY_SECONDS = 10.0
+"""So long who finds all places taken is asked to stay away."""
 BEAT = b":\n\n"
 
 EVENTS: dict[str, Any] = {
@@ -82,11 +85,8 @@ async def follow_stream(
     def look(after: Mark) -> Look:
         return lethe.stream_events.look(tenant_id, SourceId(id), after)
 
-    first = await anyio.to_thread.run_sync(look, after, limiter=request.app.state.polling_threads)
-    if after.is_closed and first.closed and len(first.events) == 1:
-        return Response(status_code=204)  # an EventSource that finds the end asks again, until it is told so
     key = request.headers.get("authorization", "").partition(" ")[2].strip()
-    return FollowedStream(lethe, tenant_id, first, look, lambda: _works(lethe, key))
+    return FollowedStream(lethe, tenant_id, after, look, lambda: _works(lethe, key))
 
 
 def _works(lethe: Lethe, key: str) -> bool:
@@ -98,7 +98,10 @@ def _works(lethe: Lethe, key: str) -> bool:
 
 
 class FollowedStream(Response):
-    """A reply that goes on until the stream has ended, the client has gone or the service stops."""
+    """A reply that goes on until the stream has ended, the client has gone or the service stops.
+
+    What is raised before anything was sent becomes a problem like any other error.
+    """
 
     media_type = "text/event-stream"
 
@@ -106,7 +109,7 @@ class FollowedStream(Response):
         self,
         lethe: Lethe,
         tenant_id: TenantId,
-        first: Look,
+        after: Mark,
         look: Callable[[Mark], Look],
         still_may: Callable[[], bool],
     ) -> None:
@@ -114,12 +117,22 @@ class FollowedStream(Response):
         del self.headers["content-length"]
         self._lethe = lethe
         self._tenant_id = tenant_id
-        self._first = first
+        self._after = after
         self._look = look
         self._still_may = still_may
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Begin at once, tell what there is, and look again."""
+        """Take a place, begin at once, tell what there is, and look again."""
+        state = scope["app"].state
+        with _place(state.listeners, self):
+            first = await anyio.to_thread.run_sync(self._look, self._after, limiter=state.watching_threads)
+            if self._after.is_closed and first.closed and len(first.events) == 1:
+                # An EventSource that finds the end asks again, until it is told so.
+                await Response(status_code=204)(scope, receive, send)
+                return
+            await self._tell(first, scope, receive, send)
+
+    async def _tell(self, first: Look, scope: Scope, receive: Receive, send: Send) -> None:
         start: Message = {
             "type": "http.response.start",
             "status": self.status_code,
@@ -129,7 +142,7 @@ class FollowedStream(Response):
             return
         async with listening(receive) as gone:
             try:
-                open_still = await self._follow(scope, send, gone.is_set)
+                open_still = await self._follow(first, scope, send, gone.is_set)
             except LetheError as error:
                 sees_forgotten = scope.get("state", {}).get("sees_forgotten", False)
                 problem = problem_of(error, instance=scope["path"], sees_forgotten=sees_forgotten)
@@ -138,40 +151,60 @@ class FollowedStream(Response):
                 end: Message = {"type": "http.response.body", "body": b"", "more_body": False}
                 await deliver(scope, send, [end])
 
-    async def _follow(self, scope: Scope, send: Send, is_gone: Callable[[], bool]) -> bool:
+    async def _follow(self, look: Look, scope: Scope, send: Send, is_gone: Callable[[], bool]) -> bool:
         """Tell events as they come; return whether the connection still takes something."""
-        state, look = scope["app"].state, self._first
-        spoke_at, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        state, events = scope["app"].state, iter(look.events)
+        spoke_at = checked_at = time.monotonic()
+        pause = FIRST_PAUSE_SECONDS
         while not is_gone() and not self._lethe.is_stopping:
-            if look.events:
-                taken = await anyio.to_thread.run_sync(
-                    self._hand_over, look.events, scope, send, limiter=state.fenced_threads
-                )
-                if not taken or look.closed:
-                    return taken
-                spoke_at, pause = time.monotonic(), FIRST_PAUSE_SECONDS
-            elif time.monotonic() - spoke_at >= HEARTBEAT_SECONDS:
-                if not await anyio.to_thread.run_sync(self._still_may, limiter=state.polling_threads):
+            # By a clock of its own: however much there is to tell, a revoked key hears no more of it.
+            if time.monotonic() - checked_at >= HEARTBEAT_SECONDS:
+                if not await anyio.to_thread.run_sync(self._still_may, limiter=state.watching_threads):
                     return True
+                checked_at = time.monotonic()
+            event = next(events, None)
+            if event is not None:
+                if not await anyio.to_thread.run_sync(
+                    self._hand_over, event, scope, send, limiter=state.fenced_threads
+                ):
+                    return False
+                spoke_at, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+                continue
+            if look.closed:
+                return True
+            if time.monotonic() - spoke_at >= HEARTBEAT_SECONDS:
                 if not await deliver(scope, send, _messages(BEAT)):
                     return False
                 spoke_at = time.monotonic()
             if not look.more:
                 await anyio.sleep(pause)
                 pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
-            look = await anyio.to_thread.run_sync(self._look, look.after, limiter=state.polling_threads)
+            look = await anyio.to_thread.run_sync(self._look, look.after, limiter=state.watching_threads)
+            events = iter(look.events)
         return True
 
-    def _hand_over(self, events: Sequence[StreamEvent], scope: Scope, send: Send) -> bool:
-        """Check and send each event under the fence; False when the client does not take them."""
-        for event in events:
-            with self._lethe.reading(self._tenant_id):
-                if not self._lethe.stream_events.is_free(self._tenant_id, event):
-                    continue
-                body = _event(event.kind, event.data, event.mark.id)
-                if not anyio.from_thread.run(deliver, scope, send, _messages(body)):
-                    return False
-        return True
+    def _hand_over(self, event: StreamEvent, scope: Scope, send: Send) -> bool:
+        """Check and send an event under the fence; False when the client does not take it."""
+        with self._lethe.reading(self._tenant_id):
+            if not self._lethe.stream_events.is_free(self._tenant_id, event):
+                return True
+            body = _event(event.kind, event.data, event.mark.id)
+            return anyio.from_thread.run(deliver, scope, send, _messages(body))
+
+
+@contextmanager
+def _place(places: anyio.CapacityLimiter, listener: object) -> Iterator[None]:
+    """Hold one of so many places to listen; ``BusyError`` when all are taken."""
+    try:
+        places.acquire_on_behalf_of_nowait(listener)
+    except anyio.WouldBlock:
+        raise BusyError(
+            f"{places.borrowed_tokens} listen to streams here already", retry_in_seconds=BUSY_SECONDS
+        ) from None
+    try:
+        yield
+    finally:
+        places.release_on_behalf_of(listener)
 
 
 def _messages(body: bytes) -> Iterable[Message]:

@@ -14,14 +14,14 @@ from real import real_service, tiny_encoder
 
 import api.client_watches
 import api.stream_events
-from api.app import create_app
+from api.app import WATCHING_THREADS, create_app
 from api.client import LetheClient
 from api.stream_events import FollowedStream
 from embedding.encoder import TextEncoder
 from embedding.models import ModelStore, default_cache
 from memory.errors import ForgottenError, InvalidInputError, NotFoundError, UnavailableError
 from service import watches as service_watches
-from service.stream_events import Mark, StreamEvents
+from service.stream_events import Look, Mark, StreamEvents
 from service.views import Scope
 from tests.service.harness import TENANT
 
@@ -359,6 +359,77 @@ def test_a_key_that_is_revoked_hears_no_more(service, client, monkeypatch):
         until(lambda: ":" in listener.lines)
         service.access.revoke(TENANT, issued.view.id)
         assert listener.whole() == []
+
+
+@pytest.mark.parametrize("at_once", [1, 10_000])
+def test_a_key_that_is_revoked_hears_no_more_however_much_there_is_to_tell(
+    service, client, monkeypatch, at_once
+):
+    """No silence comes, and the key is looked at all the same; within what was found at once, too."""
+    monkeypatch.setattr(api.stream_events, "HEARTBEAT_SECONDS", 0.3)
+    stream_id = open_stream(client)
+    append(client, stream_id, 0, "Aye.")
+    (event,) = service.lethe.stream_events.look(TENANT, stream_id, Mark()).events
+    monkeypatch.setattr(StreamEvents, "look", lambda *_: Look((event,) * at_once))
+    issued = service.access.issue(TENANT, ("read",), name="listener")
+    with LetheClient(str(client._url), issued.key) as other:
+        listener = Listener(other, stream_id)
+        listener.wait(3)
+        service.access.revoke(TENANT, issued.view.id)
+        assert set(told(listener.whole())) == {("segment", 0)}
+
+
+def test_looking_into_streams_holds_up_nothing_else(service, client, monkeypatch):
+    service.app.state.polling_threads.total_tokens = WATCHING_THREADS
+    stream_id = open_stream(client)
+    look, looking, go = StreamEvents.look, [], threading.Event()
+
+    def slow(self, *told):
+        looking.append(told)
+        go.wait(2 * SOON)
+        return look(self, *told)
+
+    monkeypatch.setattr(StreamEvents, "look", slow)
+    listeners = [Listener(client, stream_id) for _ in range(WATCHING_THREADS + 2)]
+    try:
+        until(lambda: len(looking) == WATCHING_THREADS)
+        assert client._http.get("/readyz", timeout=2).status_code == 200
+        assert client.remember_text("A tower of glass.", wait=4)["job"]["status"] == "done"
+        assert len(looking) == WATCHING_THREADS
+    finally:
+        go.set()
+        service.app.state.drain()
+    for listener in listeners:
+        assert listener.whole() == []
+
+
+def test_only_so_many_listen_and_a_place_is_given_back(service, client):
+    places = service.app.state.listeners
+    places.total_tokens = 2
+    stream_id, over = open_stream(client), open_stream(client)
+    close(client, over)
+    path = f"/v1/streams/{stream_id}/events"
+    ((end, _, _),) = Listener(client, over).whole()
+    first, second = (Listener(client, stream_id) for _ in range(2))
+    until(lambda: first.lines and second.lines)
+
+    refused = client._http.get(path)
+
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+    assert refused.json()["type"] == "urn:lethe:problem:busy"
+    first.leave.set()
+    append(client, stream_id, 0, "Aye.")
+    first.whole()
+    until(lambda: places.borrowed_tokens == 1)
+    assert client._http.get("/v1/streams/nowhere/events").status_code == 404
+    ended = Listener(client, over, end)
+    assert (ended.whole(), ended.status) == ([], 204)
+    until(lambda: places.borrowed_tokens == 1)
+    third = Listener(client, stream_id)
+    third.wait(1)
+    close(client, stream_id)
+    assert told(second.whole()) == told(third.whole()) == [("segment", 0), ("closed", None)]
+    until(lambda: places.borrowed_tokens == 0)
 
 
 def test_a_client_goes_on_by_itself_when_the_connection_breaks(client, monkeypatch):
