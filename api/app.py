@@ -47,6 +47,8 @@ WATCHING_THREADS = 4
 """In which streams are looked at for those who listen: apart, so that many of them hold up nothing else."""
 MOST_LISTENERS = 64
 """So many listen to streams at once; who comes on top gets 429."""
+EXCERPT_THREADS = 4
+"""They wait for one process that cuts; all else goes on meanwhile."""
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -92,6 +94,7 @@ def create_app(
     app.state.polling_threads = CapacityLimiter(POLLING_THREADS)
     app.state.watching_threads = CapacityLimiter(WATCHING_THREADS)
     app.state.listeners = CapacityLimiter(MOST_LISTENERS)
+    app.state.excerpt_threads = CapacityLimiter(EXCERPT_THREADS)
     problems.install(app)
     for feature in FEATURES:
         app.include_router(feature.router)

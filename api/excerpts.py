@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+import anyio.to_thread
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.auth import Caller, ReadCaller
@@ -45,9 +47,11 @@ def _binary(description: str, *media_types: str) -> dict[int | str, dict[str, An
     response_class=Response,
     responses=_binary("What the newest version of a video shows then", JPEG),
 )
-def get_frame(caller: ReadCaller, id: Id, at_ms: Moment) -> Response:
+async def get_frame(request: Request, caller: ReadCaller, id: Id, at_ms: Moment) -> Response:
     """Return what a video shows at a time, as a JPEG, its longer side 1280 pixels at most."""
-    return _send(caller, "frame", caller.lethe.get_frame(caller.tenant_id, SourceId(id), at_ms))
+    return await _send(
+        request, caller, "frame", lambda: caller.lethe.get_frame(caller.tenant_id, SourceId(id), at_ms)
+    )
 
 
 @router.get(
@@ -55,15 +59,24 @@ def get_frame(caller: ReadCaller, id: Id, at_ms: Moment) -> Response:
     response_class=Response,
     responses=_binary("An excerpt that plays from 0", MP4, M4A, WEBM, MKV, MKA),
 )
-def get_clip(caller: ReadCaller, id: Id, start_ms: Moment, end_ms: Moment) -> Response:
+async def get_clip(
+    request: Request, caller: ReadCaller, id: Id, start_ms: Moment, end_ms: Moment
+) -> Response:
     """Return an excerpt of a video or recording, ten minutes at most.
 
     Nothing is encoded anew, so that it begins at the last key frame before `start_ms`; headers tell when.
     """
-    return _send(caller, "clip", caller.lethe.get_clip(caller.tenant_id, SourceId(id), start_ms, end_ms))
+    return await _send(
+        request,
+        caller,
+        "clip",
+        lambda: caller.lethe.get_clip(caller.tenant_id, SourceId(id), start_ms, end_ms),
+    )
 
 
-def _send(caller: Caller, name: str, excerpt: Excerpt) -> Response:
+async def _send(request: Request, caller: Caller, name: str, take: Callable[[], Excerpt]) -> Response:
+    """Take an excerpt in one of the few threads there are for that, and return it."""
+    excerpt = await anyio.to_thread.run_sync(take, limiter=request.app.state.excerpt_threads)
     filename = f"{name}-{excerpt.start_ms}.{SUFFIXES[excerpt.media_type]}"
     return FencedFile(
         caller.lethe,

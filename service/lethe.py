@@ -91,6 +91,8 @@ class Lethe:
     stream_events: StreamEvents
     watches: Watches
     forgetting: Forgetting
+    close_cutter: Callable[[], None]
+    """Ends what forgetting cuts recordings with."""
     work: Work
     waker: Waker
     stores: Sequence[Store]
@@ -219,6 +221,7 @@ class Lethe:
             self._tending.stop()
         self.work.parser.close()
         self.excerpts.close()
+        self.close_cutter()
         self.indexes.presence.stop()
         self.indexes.close()
         self.kernel.fence.close()

@@ -291,8 +291,8 @@ def build(
         "keys": partial(_purge_keys, vault.database),
     }
     guarded = parser or _make_guarded(settings, settings.parse_processes)
-    # A process of its own, begun when it is needed: who looks does not wait for files that are read.
-    cutter = parser or _make_guarded(settings, 1)
+    # A process each, begun when it is needed: who looks waits for no file that is read, a forget for nobody.
+    viewer, cutter = (parser or _make_guarded(settings, 1) for _ in range(2))
     forgetting = Forgetting(
         kernel,
         indexes,
@@ -318,8 +318,9 @@ def build(
         stream_events=StreamEvents(kernel, recaller, watches),
         watches=watches,
         answerer=Answerer(kernel, recaller, reader, shelves, passages=settings.reader_passages),
-        excerpts=Excerpts(kernel, cutter),
+        excerpts=Excerpts(kernel, viewer),
         forgetting=forgetting,
+        close_cutter=cutter.close,
         work=Work(kernel, indexes, forgetting, reading, waker.wake),
         waker=waker,
         stores=(*derived, *truth, ControlFiles()),

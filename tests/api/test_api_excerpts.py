@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 
+import anyio.to_thread
 import av
 import pytest
 from doors import check_problem, client_of
@@ -181,6 +183,43 @@ def test_a_forget_between_two_pieces_stops_a_file_and_waits_for_no_more_than_one
     assert b"".join(message.get("body", b"") for message in sent) == b"abcdefgh"
     assert all(message.get("more_body", True) for message in sent)
     assert dropped == [True]
+
+
+def test_those_who_wait_for_pictures_take_no_thread_from_others(lethe, monkeypatch):
+    assert client_of(lethe).post("/v1/documents", json={"text": "abcdefghij"}).status_code == 202
+    cutting, waiting = threading.Event(), threading.Semaphore(0)
+    real = lethe.get_frame
+
+    def get_frame(*args):
+        waiting.release()
+        cutting.wait(30)
+        return real(*args)
+
+    monkeypatch.setattr(lethe, "get_frame", get_frame)
+    app, sent = create_app(lethe), []
+
+    async def send(message) -> None:
+        sent.append(message.get("status"))
+
+    async def ignore(message) -> None:
+        pass
+
+    async def look() -> None:
+        threads = anyio.to_thread.current_default_thread_limiter().total_tokens
+        async with asyncio.TaskGroup() as group:
+            for _ in range(int(threads) + 5):
+                group.create_task(call_get(app, "/v1/sources/s1/frame", b"at_ms=0", ignore, []))
+            try:
+                while not waiting.acquire(blocking=False):
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.2)
+                async with asyncio.timeout(5):
+                    await call_get(app, "/v1/documents/s1", b"", send, [])
+            finally:
+                cutting.set()
+
+    asyncio.run(look())
+    assert 200 in sent
 
 
 async def call_get(app, path: str, query: bytes, send, dropped: list[bool]) -> None:

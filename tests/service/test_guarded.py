@@ -15,6 +15,7 @@ from memory.values import Content, SourceId
 from service.lethe import Lethe
 from service.media import MediaParser
 from service.settings import Settings
+from service.views import Scope
 from sources.guard import GuardedParser
 from tests.service.harness import TENANT, House, iter_files
 from tests.sources.moving import CUES, make_film
@@ -139,5 +140,13 @@ def test_pictures_and_clips_are_taken_by_a_process_of_their_own(guarded: House) 
         "video/mp4",
     )
     assert len(cutter.list_process_ids()) == 1
+    forgetting = guarded.lethe.forgetting.cutter
+    assert isinstance(forgetting, GuardedParser) and forgetting is not cutter
+    assert forgetting.list_process_ids() == [], "who looks holds up no forget"
+    view = guarded.lethe.forget(TENANT, Scope(ids=(done.source_id,), start_ms=0, end_ms=10), preview=False)
+    guarded.waker.drain()
+    assert guarded.lethe.get_forget(TENANT, view.id).state == "certified"
+    assert len(forgetting.list_process_ids()) == 1
     guarded.restart()
+    assert forgetting.list_process_ids() == []
     assert cutter.list_process_ids() == [], "stopping closes it"
