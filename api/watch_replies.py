@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
 from api.replies import HitReply, hit_reply, rfc3339
-from service.matching import Watch
 from service.views import Page, RecallHit
+
+if TYPE_CHECKING:
+    # Its searchers are heavy, and clients read replies, too.
+    from service.matching import Watch
 
 
 class WatchReply(TypedDict):
