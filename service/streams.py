@@ -35,7 +35,7 @@ from memory.values import (
 from service.cards import Card
 from service.cursor import make_cursor, read_cursor
 from service.recall import HEADING_SEPARATOR, Recaller, make_passage_id
-from service.remember import INGEST, fresh_keys, make_source_id, view_job
+from service.remember import INGEST, fresh_keys, view_job
 from service.sparing import Cutter, list_speakers
 from service.state import State
 from service.views import Moment, Page, Received, StreamView
@@ -46,7 +46,7 @@ StreamKind = Literal["video", "audio", "text"]
 
 AHEAD = 64
 """A segment may come so many numbers before its turn."""
-MOST_WAITING = 32
+MOST_WAITING = 12
 """So many segments of a stream may wait to be read; who sends more is told to wait."""
 MAX_SEGMENT_MS = 3_600_000
 RETRY_SECONDS = 2
@@ -207,7 +207,8 @@ class Streams:
                 received.remove(following)
                 following += 1
             now = kernel.clock()
-            source_id = make_source_id(kernel, tenant_id, None, entry_id)
+            # By its number, not its entry: what a forget leaves of it is the same source.
+            source_id = SourceId(kernel.vault.name(tenant_id, "source", f"segment:{name}".encode())[:32])
             entry = EntryRow(entry_id, source_id, "segment", now, name, digest, stream_id)
             append(connection, opener, tenant_id, entry, content)
             job = kernel.jobs.add(connection, tenant_id, INGEST, [entry_id])[0]

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 from embedding.encoder import TextEncoder
 from memory.clock import to_datetime
 from memory.digest import digest_content
+from memory.journal import get_content, list_entry_ids, list_rows
 from memory.tables import key_metadata, metadata
 from memory.values import (
     CUES_MEDIA_TYPE,
@@ -250,7 +251,9 @@ class Histories(RuleBasedStateMachine):
             }
             for at, text in enumerate(texts)
         ]
-        part = Part(SourceId(stream.entry_id), number, start_ms, start_ms + 4000)
+        # Until its last cue ends, as it is read from them.
+        end_ms = start_ms + 1000 * len(texts) - 100 if texts else start_ms + 4000
+        part = Part(SourceId(stream.entry_id), number, start_ms, end_ms)
         told, own = stream.content.attributes, Attributes(**attributes)
         said = replace(
             told,
@@ -277,7 +280,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self._streams())
     @rule(data=st.data(), start=st.integers(0, 4), length=st.integers(1, 3), drain=st.booleans())
     def forget_stretch(self, data: Any, start: int, length: int, drain: bool) -> None:
-        """Some seconds of a stream: the segments in which they lie."""
+        """Some seconds of a stream: the segments in which they lie, but for their cues before and after."""
         stream = data.draw(st.sampled_from(self._streams()))
         start_ms, end_ms = 3000 * start, 3000 * (start + length)
 
@@ -286,7 +289,26 @@ class Histories(RuleBasedStateMachine):
             ours = part is not None and part.stream_id == stream.entry_id
             return ours and part.start_ms < end_ms and part.end_ms > start_ms  # type: ignore[union-attr]
 
+        with self.house.lethe.kernel.database.read() as connection:
+            known = set(list_entry_ids(connection, self.tenant_id))
         self._forget(Scope(ids=(stream.entry_id,), start_ms=start_ms, end_ms=end_ms), gone, drain)
+        self._learn_rests(known)
+
+    def _learn_rests(self, known: set[EntryId]) -> None:
+        """What stays of segments is told as entries of their own, at their time and of their source."""
+        kernel = self.house.lethe.kernel
+        with kernel.database.read() as connection:
+            fresh = sorted(set(list_entry_ids(connection, self.tenant_id)) - known)
+            opener = kernel.vault.opener(self.tenant_id, fresh)
+            rows = {row.id: row for row in list_rows(connection, self.tenant_id, fresh)}
+            for entry_id in fresh:
+                content = get_content(connection, opener, entry_id)
+                assert content is not None and content.attributes.is_rest
+                row = rows[entry_id]
+                rest = Told(entry_id, row.source_id, row.recorded_us, content)
+                # Where the one was that it is left of, so that the twin is told in the same order.
+                after = [told for told in self.told if told.at_us > rest.at_us]
+                self.told.insert(len(self.told) - len(after), rest)
 
     @precondition(lambda self: self._names())
     @rule(data=st.data(), text=TEXTS, attributes=ATTRIBUTES)
