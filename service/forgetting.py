@@ -48,7 +48,7 @@ from unlearning.forget import (
     Erased,
     ForgetRow,
     Purge,
-    Rest,
+    Resolve,
     Settle,
     count_remaining,
     erase,
@@ -128,13 +128,18 @@ class Forgetting:
         # before the fence, which leaves little to do under it.
         cards = self.indexes.get(tenant_id).state.cards
         known: dict[EntryId, bool] = {card.row.id: matches(card.row, card.attributes) for card in cards}
-        # A header erased by another request in the meantime no longer opens, and is looked at again below.
+
+        def resolve(connection: sa.Connection) -> set[EntryId]:
+            return self._resolve(connection, tenant_id, scope, matches, known)
+
+        queued: list[JobId] = []
         if scope.takes_parts:
-            row, queued = self._fence_parts(tenant_id, scope, matches, known, digest)
+            row, queued = self._fence_parts(tenant_id, scope, resolve, digest)
         else:
+            # A header erased by another request meanwhile no longer opens, and is looked at again below.
             with suppress(ForgottenError), self.kernel.database.read() as connection:
-                self._resolve(connection, tenant_id, scope, matches, known)
-            row, queued = self._fence(tenant_id, scope, matches, known, digest), []
+                resolve(connection)
+            row = fence(self.kernel, tenant_id, resolve, digest)
         for job_id in queued:
             self.wake(job_id)
         fence_seconds.observe(time.perf_counter() - started)
@@ -142,27 +147,8 @@ class Forgetting:
         log.info("fenced", forget_id=row.id, epoch=row.epoch, **row.counts)
         return _view(row), row.job_id
 
-    def _fence(
-        self,
-        tenant_id: TenantId,
-        scope: Scope,
-        matches: Predicate,
-        known: dict[EntryId, bool],
-        digest: str,
-        rest: Rest | None = None,
-    ) -> ForgetRow:
-        def resolve(connection: sa.Connection) -> set[EntryId]:
-            return self._resolve(connection, tenant_id, scope, matches, known)
-
-        return fence(self.kernel, tenant_id, resolve, digest, rest=rest)
-
     def _fence_parts(
-        self,
-        tenant_id: TenantId,
-        scope: Scope,
-        matches: Predicate,
-        known: dict[EntryId, bool],
-        digest: str,
+        self, tenant_id: TenantId, scope: Scope, resolve: Resolve, digest: str
     ) -> tuple[ForgetRow, list[JobId]]:
         """Fence entries of which a part is meant, and write down what stays of them, in one transaction.
 
@@ -172,21 +158,20 @@ class Forgetting:
         for _ in range(PREPARATIONS):
             with suppress(_ChangedError, ForgottenError):
                 with self.kernel.database.read() as connection:
-                    seen = self._resolve(connection, tenant_id, scope, matches, known)
+                    seen = resolve(connection)
                 left = spare(self.kernel, self.cutter, tenant_id, scope, seen)
-                return self._fence_prepared(tenant_id, scope, matches, known, digest, seen, left)
+                return self._fence_prepared(tenant_id, resolve, digest, seen, left)
         raise BusyError("what is to be forgotten in part keeps changing", retry_in_seconds=1)
 
     def _fence_prepared(
         self,
         tenant_id: TenantId,
-        scope: Scope,
-        matches: Predicate,
-        known: dict[EntryId, bool],
+        resolve: Resolve,
         digest: str,
         seen: set[EntryId],
         left: Mapping[EntryId, Content],
     ) -> tuple[ForgetRow, list[JobId]]:
+        """Fence what was seen, of which ``left`` stays. Raises ``_ChangedError`` if more is meant by now."""
         with fresh_keys(self.kernel, tenant_id, list(left.values())) as fresh:
             parts = dict(zip(left, fresh.items(), strict=True))
             opener = self.kernel.vault.opener(tenant_id, fresh)
@@ -198,7 +183,7 @@ class Forgetting:
                 queued.extend(append_rest(self.kernel, connection, tenant_id, opener, rows, parts))
                 return len(queued)
 
-            return self._fence(tenant_id, scope, matches, known, digest, keep_rest), queued
+            return fence(self.kernel, tenant_id, resolve, digest, rest=keep_rest), queued
 
     def _resolve(
         self,
